@@ -1,0 +1,33 @@
+"""What keeps our mistakes away from the application: log them once per place and go on."""
+
+from __future__ import annotations
+
+import logging
+
+_logger = logging.getLogger("otel_messaging")
+_reported: set[str] = set()
+
+strict = False
+"""Raise instead of logging. The test suite sets it, so that no bug hides behind the guard."""
+
+
+def report(place: str, error: Exception) -> None:
+    """Log an error of our own code, once per place.
+
+    Args:
+        place: where it happened, as a reader of the log would look for it, such as ``KafkaProducer.send``.
+        error: what was raised.
+
+    Raises:
+        Exception: the error itself, in strict mode.
+    """
+    if strict:
+        raise error
+    if place in _reported:
+        return
+    _reported.add(place)
+    _logger.error(
+        "%s: tracing this call failed, the call itself was not affected; more such errors here are not logged",
+        place,
+        exc_info=error,
+    )

@@ -1,0 +1,160 @@
+"""Until when a message is being handled: what one consumer has handed out, and the loops over it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from . import safety
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .telemetry import Delivery
+
+
+class Held:
+    """The message that one consumer has handed out last, until it is handled.
+
+    Attributes:
+        delivery: that message, if any.
+        entered: whether a ``with`` block around the consumer will show us the exceptions of its body.
+        asker: the loop that is asking for a message, as a token of it.
+    """
+
+    __slots__ = ("_owner", "asker", "delivery", "entered")
+
+    def __init__(self) -> None:
+        self.delivery: Delivery | None = None
+        self.entered = False
+        self.asker: object = None
+        self._owner: object = None
+
+    def hold(self, delivery: Delivery | None) -> None:
+        """The application has a message."""
+        self.delivery = delivery
+        self._owner, self.asker = self.asker, None
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The consumer was asked for another message, or closed."""
+        delivery = self.delivery
+        if delivery is not None:
+            self.delivery = None
+            delivery.end(error)
+
+    def exit(self, error: BaseException | None) -> None:
+        """The ``with`` block around the consumer has ended, perhaps by an exception."""
+        self.entered = False
+        if self.delivery is not None:
+            self.end(error if self.delivery.concerns(error) else None)
+
+    def leave(self, owner: object, where: tuple[Any, int]) -> None:
+        """A loop was left. The message is handled, if it was this loop that had asked for it."""
+        if self.delivery is None or self._owner is not owner:
+            return
+        if self.entered:
+            self.delivery.leave(where)
+        else:
+            self.end()
+
+
+class _Loop:
+    """What a loop over a consumer holds instead of the consumer itself.
+
+    The interpreter lets go of it the moment the loop is left, by ``break`` or an exception too, and the consumer
+    itself would not notice. In all else it behaves as the consumer does.
+    """
+
+    __slots__ = ("_consumer", "_held", "_token")
+
+    def __init__(self, consumer: Any, held: Held) -> None:
+        self._consumer = consumer
+        self._held = held
+        self._token = object()  # not the loop itself, which nothing may keep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    @property
+    def __class__(self) -> type:
+        return type(self._consumer)
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError("__class__ assignment is not supported")
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or bool(self._consumer == other)
+
+    def __hash__(self) -> int:
+        return hash(self._consumer)
+
+    def __repr__(self) -> str:
+        return repr(self._consumer)
+
+    def __del__(self) -> None:
+        try:
+            frame = sys._getframe(1)
+            self._held.leave(self._token, (frame.f_code, frame.f_lasti))
+        except Exception as error:
+            safety.report("leaving a loop", error)
+
+
+class Loop(_Loop):
+    """A ``for`` loop over a consumer."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Loop:
+        return self
+
+    def __next__(self) -> Any:
+        self._held.asker = self._token
+        return next(self._consumer)
+
+
+class AsyncLoop(_Loop):
+    """An ``async for`` loop over a consumer."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> AsyncLoop:
+        return self
+
+    def __anext__(self) -> Awaitable[Any]:
+        self._held.asker = self._token
+        return self._consumer.__anext__()  # type: ignore[no-any-return]
+
+    def __aenter__(self) -> Awaitable[Any]:
+        return self._consumer.__aenter__()  # type: ignore[no-any-return]
+
+    def __aexit__(self, *error: Any) -> Awaitable[Any]:
+        return self._consumer.__aexit__(*error)  # type: ignore[no-any-return]
+
+
+async def handle(
+    begin: Callable[[Any], Delivery | None], callback: Callable[[Any], Awaitable[Any]], message: Any
+) -> Any:
+    """Call a callback with a message, and keep the message's span current meanwhile.
+
+    Args:
+        begin: starts to handle a message. It never raises.
+        callback: the application's.
+        message: what the callback is called with.
+
+    Returns:
+        What the callback returns.
+
+    Raises:
+        BaseException: whatever the callback raises.
+    """
+    delivery = begin(message)
+    try:
+        result = await callback(message)
+    except BaseException as error:
+        if delivery is not None:
+            delivery.end(error)
+        raise
+    if delivery is not None:
+        delivery.end()
+    return result

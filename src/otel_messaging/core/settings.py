@@ -1,0 +1,115 @@
+"""Settings: one table of them, read from keyword arguments of ``instrument()`` and from environment variables."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_logger = logging.getLogger("otel_messaging")
+
+OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
+_PREFIX = "OTEL_PYTHON_MESSAGING_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen. Each field but ``vocabulary`` is also a keyword argument of ``instrument()``.
+
+    Attributes:
+        vocabulary: ``guide``, ``semconv`` or ``both``, from ``OTEL_SEMCONV_STABILITY_OPT_IN``.
+        consumer_parent: ``message`` or ``ambient``: what a consumer span is the child of; by vocabulary if not set.
+        process_spans: whether a consumer span lasts until the message is handled, or only until it is handed over.
+        settle: ``event``, ``span`` or ``off``: how acknowledgements appear; by vocabulary if not set.
+        metrics: whether messages are counted and timed.
+        excluded_destinations: globs of destinations without span and metric.
+        capture_headers: globs of header names to record as ``messaging.header.<name>``.
+    """
+
+    vocabulary: str = "guide"
+    consumer_parent: str = "message"
+    process_spans: bool = True
+    settle: str = "event"
+    metrics: bool = True
+    excluded_destinations: tuple[str, ...] = ()
+    capture_headers: tuple[str, ...] = ()
+
+
+def _choice(*allowed: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        word = str(value).strip().lower()
+        if word not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return word
+
+    return parse
+
+
+def _switch(value: Any) -> bool:
+    word = str(value).strip().lower()
+    if word not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise ValueError("must be true or false")
+    return word in ("true", "1", "yes", "on")
+
+
+def _globs(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be names or globs, separated by commas")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "consumer_parent": _choice("message", "ambient"),
+    "process_spans": _switch,
+    "settle": _choice("event", "span", "off"),
+    "metrics": _switch,
+    "excluded_destinations": _globs,
+    "capture_headers": _globs,
+}
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return _PREFIX + name.upper()
+
+
+def load(arguments: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings.
+
+    Args:
+        arguments: keyword arguments of ``instrument()``; they win over variables, and None counts as not given.
+        environ: the environment variables.
+
+    Returns:
+        The settings in force. A bad value is logged with what is used instead; it never raises.
+    """
+    values = _defaults(_vocabulary(environ.get(OPT_IN, "")))
+    for name, parse in _PARSERS.items():
+        for source, value in ((variable(name), environ.get(variable(name))), (name, arguments.get(name))):
+            if value is None or value == "":
+                continue
+            try:
+                values[name] = parse(value)
+            except (ValueError, TypeError) as error:
+                _logger.warning("%s=%r: %s; using %r", source, value, error, values[name])
+    return Settings(**values)
+
+
+def _vocabulary(opt_in: str) -> str:
+    words = {word.strip().lower() for word in opt_in.split(",")}
+    if "messaging/dup" in words:
+        return "both"
+    return "semconv" if "messaging" in words else "guide"
+
+
+def _defaults(vocabulary: str) -> dict[str, Any]:
+    values = {field.name: field.default for field in fields(Settings)}
+    values["vocabulary"] = vocabulary
+    if vocabulary != "guide":
+        values.update(consumer_parent="ambient", settle="span")
+    return values

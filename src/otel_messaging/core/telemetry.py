@@ -1,0 +1,538 @@
+"""Starts and finishes the span, the context and the metrics of every operation. Nothing else does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from opentelemetry import baggage, metrics, trace
+from opentelemetry.context import Context, attach, create_key, get_current
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import INVALID_SPAN, Link, Status, StatusCode, set_span_in_context
+
+from otel_messaging._version import __version__
+
+from . import propagation, safety
+from . import vocabulary as v
+from .metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, SpanContext, TracerProvider
+
+    from .metrics import OperationMetrics
+    from .settings import Settings
+
+_DELIVERY = create_key("otel-messaging-delivery")
+_OK = Status(StatusCode.OK)
+
+# The API keeps these keys to itself; a context that holds nothing else tells them.
+(_SPAN,) = set_span_in_context(INVALID_SPAN, Context())
+
+
+def _suppression_keys() -> tuple[str, ...]:
+    before = set(get_current())
+    with suppress_instrumentation():
+        return tuple(set(get_current()) - before)
+
+
+_SUPPRESSED, *_SUPPRESSED_TOO = _suppression_keys()
+
+
+@dataclass(frozen=True)
+class PublishRequest:
+    """What ``publish_hook`` is told of a message that is about to be sent.
+
+    Attributes:
+        client: what sends it: a ``KafkaProducer``, an aio-pika ``Exchange``, a NATS client or JetStream context.
+        destination: topic, exchange or subject.
+        arguments: the application's own arguments, under the library's own names. Change nothing in it.
+    """
+
+    client: Any
+    destination: str
+    arguments: Mapping[str, Any]
+
+
+class Failure(NamedTuple):
+    """A failure that is no exception, such as a message that the broker returned."""
+
+    type: str
+    message: str
+
+
+class Operation:
+    """All that is the same for every message that goes one way: made once and kept, so that messages cost less."""
+
+    __slots__ = ("attributes", "destination", "excluded", "facts", "kind", "metrics", "name", "settles")
+
+    def __init__(
+        self,
+        name: str,
+        kind: trace.SpanKind,
+        attributes: v.Attributes,
+        destination: v.Destination,
+        facts: v.Facts,
+        metrics: tuple[OperationMetrics, ...],
+        excluded: bool,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.attributes = attributes
+        self.destination = destination
+        self.facts = facts
+        self.metrics = metrics
+        self.excluded = excluded
+        self.settles: dict[str, Operation] = {}
+
+
+class Running:
+    """An operation that has begun: its span, and when it began."""
+
+    __slots__ = ("_started", "_telemetry", "operation", "span")
+
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span) -> None:
+        self._telemetry = telemetry
+        self._started = time.perf_counter() if operation.metrics else 0.0
+        self.operation = operation
+        self.span = span
+
+    def _finish(
+        self,
+        error: BaseException | Failure | None,
+        facts: v.Facts = (),
+        stopped: tuple[float, int] | None = None,
+        count: int = 1,
+    ) -> None:
+        """End the span and count. Never raises.
+
+        Args:
+            error: what went wrong, if anything did.
+            facts: what became known since the start.
+            stopped: when the operation really ended, by the performance counter and in nanoseconds since the epoch.
+            count: how many messages it was about.
+        """
+        try:
+            span = self.span
+            try:
+                if span.is_recording():
+                    self._conclude(span, error, facts)
+            finally:
+                span.end(None if stopped is None else stopped[1])
+            if self.operation.metrics:
+                seconds = (time.perf_counter() if stopped is None else stopped[0]) - self._started
+                error_type = None if error is None else _error_type(error)
+                for recorder in self.operation.metrics:
+                    recorder.record(seconds, count, error_type)
+        except Exception as failure:
+            safety.report(f"ending {self.operation.name!r}", failure)
+
+    def _conclude(self, span: Span, error: BaseException | Failure | None, facts: v.Facts) -> None:
+        if facts:
+            span.set_attributes(self._telemetry.vocabulary.write({}, facts))
+        if error is not None:
+            _record(span, error)
+        elif self._telemetry.vocabulary.ok_on_success and _undecided(span):
+            span.set_status(_OK)
+
+
+class Publication(Running):
+    """A message on its way to the broker.
+
+    Attributes:
+        carrier: the headers to send with it; empty when there is nothing to send.
+    """
+
+    __slots__ = ("_open", "carrier")
+
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
+        super().__init__(telemetry, operation, span)
+        self.carrier = carrier
+        self._open = True
+
+    def learn(self, facts: v.Facts) -> None:
+        """Something has become known of the message before the broker has answered.
+
+        Args:
+            facts: what.
+        """
+        try:
+            self.span.set_attributes(self._telemetry.vocabulary.write({}, facts))
+        except Exception as error:
+            safety.report("describing a message", error)
+
+    def end(self, error: BaseException | Failure | None = None, facts: v.Facts = ()) -> None:
+        """The broker has answered, or will not. Harmless when called twice.
+
+        Args:
+            error: what went wrong, if anything did.
+            facts: what the answer says of the message.
+        """
+        if self._open:
+            self._open = False
+            self._finish(error, facts)
+
+
+class Delivery(Running):
+    """A message that the application is handling: its span, and how long its context is current.
+
+    Attributes:
+        message: what tells this message from others, as the adapter chose it; None once it is handled.
+        done: whether the message is handled.
+    """
+
+    __slots__ = ("_error", "_outer", "_previous", "_stopped", "_where", "done", "message")
+
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, message: Any, previous: Context) -> None:
+        super().__init__(telemetry, operation, span)
+        self.message = message
+        self.done = False
+        self._previous = previous
+        outer = previous.get(_DELIVERY)
+        self._outer = outer if isinstance(outer, Delivery) and not outer.done else None
+        self._error: BaseException | None = None
+        self._stopped: tuple[float, int] | None = None
+        self._where: tuple[Any, int] | None = None
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The message is handled. Harmless when called twice.
+
+        Args:
+            error: the exception that handling it raised, if any.
+        """
+        if self.done:
+            return
+        self._restore()
+        self.done = True
+        self.message = None
+        self._finish(error or self._error, stopped=self._stopped)
+
+    def fail(self, error: BaseException) -> None:
+        """An exception was seen while the message is handled, which the application may yet catch.
+
+        Args:
+            error: the exception.
+        """
+        self._error = error
+
+    def leave(self, where: tuple[Any, int]) -> None:
+        """The loop was left: what follows is not handling. The span waits for an exception to pass.
+
+        Args:
+            where: the code, and the index of the instruction in it, that left the loop.
+        """
+        if self.done or self._stopped is not None:
+            return
+        self._stopped = (time.perf_counter(), time.time_ns())
+        self._where = where
+        self._restore()
+
+    def concerns(self, error: BaseException | None) -> bool:
+        """Whether an exception was raised while the message was handled, and not after its loop was left."""
+        if error is None or self._where is None:
+            return error is not None
+        entry = error.__traceback__
+        while entry is not None:
+            if (entry.tb_frame.f_code, entry.tb_lasti) == self._where:
+                return True
+            entry = entry.tb_next
+        return False
+
+    def _restore(self) -> None:
+        """Bring back the context that was there before, unless another has taken our place.
+
+        By value, not by token: a token can be given back only where it was taken, and messages are handled in one task
+        and asked for in another.
+        """
+        current = get_current()
+        if current.get(_DELIVERY) is not self:
+            return
+        span = current.get(_SPAN)
+        if span is not self.span and isinstance(span, trace.Span) and span.is_recording():
+            return  # the application's own span, still open
+        previous, outer = self._previous, self._outer
+        while outer is not None and outer.done:  # messages of two consumers may end in any order
+            previous, outer = outer._previous, outer._outer
+        attach(previous)
+
+
+class Telemetry:
+    """Everything that one instrumentor needs to tell of messages.
+
+    Args:
+        library: the name of the adapter's module, for the instrumentation scope.
+        settings: the settings in force.
+        tracer_provider: where spans go; the global one if None.
+        meter_provider: where metrics go; the global one if None.
+        publish_hook: called with the span and a `PublishRequest` before a message is sent.
+        consume_hook: called with the span and the library's message before it is handled.
+    """
+
+    def __init__(
+        self,
+        library: str,
+        settings: Settings,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        publish_hook: Callable[[Span, PublishRequest], Any] | None = None,
+        consume_hook: Callable[[Span, Any], Any] | None = None,
+    ) -> None:
+        self.enabled = True
+        self.settings = settings
+        self.vocabulary = v.Vocabulary(settings.vocabulary)
+        self.publish_hook = publish_hook
+        self.consume_hook = consume_hook
+        scope, schema = f"otel_messaging.{library}", self.vocabulary.schema_url
+        self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
+        meter = metrics.get_meter(scope, __version__, meter_provider, schema)
+        self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
+
+    def context(self) -> Context | None:
+        """The current context; None while instrumentation is off or suppressed."""
+        if not self.enabled:
+            return None
+        context = get_current()
+        if context and (context.get(_SUPPRESSED) or any(context.get(key) for key in _SUPPRESSED_TOO)):
+            return None
+        return context
+
+    def operation(self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts) -> Operation:
+        """Prepare an operation.
+
+        Args:
+            action: what kind of operation it is.
+            verb: the library's own word for it.
+            destination: where the messages go to or come from.
+            facts: what is the same for all of its messages.
+        """
+        names = self.vocabulary
+        return Operation(
+            name=names.span_name(action, verb, destination),
+            kind=names.kind(action),
+            attributes=names.write({}, names.describe(action, verb, destination, facts)),
+            destination=destination,
+            facts=facts,
+            metrics=self._metrics.operation(action, verb, destination, facts) if self._metrics else (),
+            excluded=any(fnmatchcase(destination.name, glob) for glob in self.settings.excluded_destinations),
+        )
+
+    def publish(
+        self, operation: Operation, facts: v.Facts, headers: Mapping[str, Any] | None, context: Context
+    ) -> Publication:
+        """Begin to publish a message.
+
+        Args:
+            operation: what is the same for every message that goes this way.
+            facts: what is known of this one.
+            headers: the headers that it has already, names in lower case.
+            context: what the span is a child of.
+
+        Returns:
+            The message on its way. For an excluded destination its span does nothing, and the context is passed on.
+        """
+        if operation.excluded:
+            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(context))
+        attributes = self.vocabulary.write(operation.attributes.copy(), facts)
+        links: tuple[Link, ...] = ()
+        if headers:
+            self._capture(headers, attributes)
+            links = self._republished(headers, context)
+        span = self._tracer.start_span(operation.name, context, operation.kind, attributes, links)
+        return Publication(self, operation, span, propagation.inject(set_span_in_context(span, context)))
+
+    def tell_publish_hook(self, publication: Publication, request: PublishRequest) -> None:
+        """Call the application's ``publish_hook``, whatever it does."""
+        if self.publish_hook is not None and publication.span.is_recording():
+            try:
+                self.publish_hook(publication.span, request)
+            except Exception as error:
+                safety.report("publish_hook", error)
+
+    def deliver(
+        self,
+        operation: Operation,
+        facts: v.Facts,
+        headers: Mapping[str, Any] | None,
+        message: Any,
+        context: Context,
+    ) -> Delivery | None:
+        """Begin to handle a message, and make its context current.
+
+        Args:
+            operation: what is the same for every message that comes this way.
+            facts: what is known of this one.
+            headers: its headers, names in lower case.
+            message: what tells it from others, for `Delivery.message`.
+            context: the current context.
+
+        Returns:
+            The message being handled; None when its destination is excluded.
+        """
+        if operation.excluded:
+            return None
+        attributes = self.vocabulary.write(operation.attributes.copy(), facts)
+        if headers:
+            self._capture(headers, attributes)
+        parent, links = self._correlate(headers, context)
+        span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
+        delivery = Delivery(self, operation, span, message, context)
+        if not self.settings.process_spans:
+            delivery.end()
+            return delivery
+        current = set_span_in_context(span, parent)
+        dict.__setitem__(current, _DELIVERY, delivery)  # nobody else has this context yet
+        attach(current)
+        return delivery
+
+    def tell_consume_hook(self, delivery: Delivery, message: Any) -> None:
+        """Call the application's ``consume_hook``, whatever it does."""
+        if self.consume_hook is not None and delivery.span.is_recording():
+            try:
+                self.consume_hook(delivery.span, message)
+            except Exception as error:
+                safety.report("consume_hook", error)
+
+    def settle(
+        self, verb: str, operation: Operation, delivery: Delivery | None, facts: v.Facts, details: v.Attributes
+    ) -> Settlement | None:
+        """Begin to tell the broker what became of a message.
+
+        Args:
+            verb: the library's own word for it.
+            operation: how the message came.
+            delivery: the message, while it is handled.
+            facts: what is known of the message.
+            details: what is told, under the names that are recorded.
+
+        Returns:
+            The settlement, or None where it is not to be seen.
+        """
+        mode = self.settings.settle
+        if operation.excluded or mode == "off":
+            return None
+        if mode == "event":
+            return Settlement(verb, details, delivery.span, None) if delivery is not None else None
+        settle = operation.settles.get(verb)
+        if settle is None:
+            settle = operation.settles[verb] = self.operation(v.SETTLE, verb, operation.destination, operation.facts)
+        attributes = self.vocabulary.write({**settle.attributes, **details}, facts)
+        span = self._tracer.start_span(settle.name, get_current(), settle.kind, attributes)
+        return Settlement(verb, details, span, Running(self, settle, span))
+
+    def current_delivery(self, context: Context) -> Delivery | None:
+        """The message that is being handled in a context."""
+        delivery = context.get(_DELIVERY)
+        return delivery if isinstance(delivery, Delivery) and not delivery.done else None
+
+    def _correlate(self, headers: Mapping[str, Any] | None, context: Context) -> tuple[Context, tuple[Link, ...]]:
+        """The context of a message's span, and the spans that it is linked to."""
+        ambient = context.get(_SPAN)
+        if not isinstance(ambient, trace.Span) or not ambient.is_recording():
+            ambient = None  # over, or never told of: a task has the context of whoever started it
+        base = baggage.clear(set_span_in_context(INVALID_SPAN, context)) if context else context
+        carried = propagation.extract(headers, base) if headers else base
+        remote = _span_context(carried)
+        if remote is None:
+            parent = context if carried is base else carried
+            return _with_span(ambient, parent), ()
+        if ambient is None:
+            return carried, (Link(remote),) if self.vocabulary.semconv else ()
+        if self.settings.consumer_parent == "ambient":
+            return _with_span(ambient, carried), (Link(remote),)
+        links = [Link(remote)] if self.vocabulary.semconv else []
+        around = ambient.get_span_context()
+        if around.trace_id != remote.trace_id:
+            links.append(Link(around))
+        return carried, tuple(links)
+
+    def _republished(self, headers: Mapping[str, Any], context: Context) -> tuple[Link, ...]:
+        """A link to the context that a message carried before it was published again."""
+        if propagation.fields().isdisjoint(headers):
+            return ()
+        before = _span_context(propagation.extract(headers, Context()))
+        now = _span_context(context)
+        if before is None or (now is not None and now.span_id == before.span_id):
+            return ()
+        return (Link(before),)
+
+    def _capture(self, headers: Mapping[str, Any], attributes: v.Attributes) -> None:
+        globs = self.settings.capture_headers
+        if not globs:
+            return
+        hidden = propagation.fields()
+        for name, value in headers.items():
+            if name not in hidden and any(fnmatchcase(name, glob.lower()) for glob in globs):
+                shown = value if isinstance(value, (bool, int, float)) else propagation.as_text(value)
+                if shown is not None:
+                    attributes[v.CAPTURED_HEADER + name] = shown
+
+
+class Settlement:
+    """An acknowledgement on its way: a span of its own, or an event on the message's span."""
+
+    __slots__ = ("_details", "_running", "_span", "_verb")
+
+    def __init__(self, verb: str, details: v.Attributes, span: Span, running: Running | None) -> None:
+        self._verb = verb
+        self._details = details
+        self._span = span
+        self._running = running
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It was told, or telling it failed.
+
+        Args:
+            error: what telling it raised, if anything.
+        """
+        if self._running is not None:
+            self._running._finish(error)
+            return
+        try:
+            details = self._details if error is None else {**self._details, v.ERROR_TYPE: _error_type(error)}
+            self._span.add_event(self._verb, details)
+        except Exception as failure:
+            safety.report(f"recording {self._verb!r}", failure)
+
+
+_UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), excluded=True)
+
+
+def _span_context(context: Context) -> SpanContext | None:
+    span = context.get(_SPAN)
+    if not isinstance(span, trace.Span):
+        return None
+    found = span.get_span_context()
+    return found if found.is_valid else None
+
+
+def _with_span(span: Span | None, context: Context) -> Context:
+    """A context with just this span in it, or with none."""
+    if context.get(_SPAN) is span:
+        return context
+    return set_span_in_context(INVALID_SPAN if span is None else span, context)
+
+
+def _undecided(span: Span) -> bool:
+    """Whether the application has left the span's status alone."""
+    status = getattr(span, "status", None)
+    return status is None or status.status_code is StatusCode.UNSET
+
+
+def _error_type(error: BaseException | Failure) -> str:
+    if isinstance(error, Failure):
+        return error.type
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _record(span: Span, error: BaseException | Failure) -> None:
+    span.set_attribute(v.ERROR_TYPE, _error_type(error))
+    if isinstance(error, Failure):
+        span.set_status(Status(StatusCode.ERROR, error.message))
+        return
+    span.record_exception(error)
+    span.set_status(Status(StatusCode.ERROR, str(error)))

@@ -1,0 +1,221 @@
+"""Every name that telemetry of messaging uses, in the two vocabularies: the guide's and the conventions'.
+
+The conventions are the OpenTelemetry messaging semantic conventions 1.44.0
+(https://github.com/open-telemetry/semantic-conventions/tree/v1.44.0/docs/messaging). Names without a page there, those
+of NATS above all, are the guide's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import SpanKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+
+# What adapters know of a message. Each is written under the names that _NAMES gives it.
+SYSTEM = "system"
+DESTINATION = "destination"
+TEMPLATE = "template"
+TEMPORARY = "temporary"
+OPERATION = "operation"
+OPERATION_NAME = "operation name"
+OPERATION_TYPE = "operation type"
+MESSAGE_ID = "message id"
+CONVERSATION_ID = "conversation id"
+BODY_SIZE = "body size"
+SERVER_ADDRESS = "server address"
+SERVER_PORT = "server port"
+CLIENT_ID = "client id"
+GROUP = "group"
+BATCH_COUNT = "batch count"
+BATCH_SIZE = "batch size"
+KAFKA_PARTITION = "partition"
+KAFKA_OFFSET = "offset"
+KAFKA_KEY = "key"
+KAFKA_TOMBSTONE = "tombstone"
+KAFKA_CLUSTER = "cluster"
+RABBITMQ_ROUTING_KEY = "routing key"
+RABBITMQ_DELIVERY_TAG = "delivery tag"
+NATS_SUBJECT = "subject"
+NATS_GROUP = "queue group or durable"
+NATS_STREAM = "stream"
+NATS_SEQUENCE = "sequence"
+
+# fact: (the guide's name, the conventions' name); None where a vocabulary has none.
+_NAMES: dict[str, tuple[str | None, str | None]] = {
+    SYSTEM: ("messaging.system", "messaging.system"),
+    DESTINATION: ("messaging.destination.name", "messaging.destination.name"),
+    TEMPLATE: (None, "messaging.destination.template"),
+    TEMPORARY: (None, "messaging.destination.temporary"),
+    OPERATION: ("messaging.operation", None),
+    OPERATION_NAME: (None, "messaging.operation.name"),
+    OPERATION_TYPE: (None, "messaging.operation.type"),
+    MESSAGE_ID: ("messaging.message.id", "messaging.message.id"),
+    CONVERSATION_ID: (None, "messaging.message.conversation_id"),
+    BODY_SIZE: ("messaging.message.payload_size_bytes", None),  # opt-in in the conventions
+    SERVER_ADDRESS: ("server.address", "server.address"),
+    SERVER_PORT: ("server.port", "server.port"),
+    CLIENT_ID: ("messaging.client.id", "messaging.client.id"),
+    GROUP: ("messaging.kafka.consumer.group", "messaging.consumer.group.name"),
+    BATCH_COUNT: ("messaging.batch.message_count", "messaging.batch.message_count"),
+    BATCH_SIZE: ("messaging.batch.total_size_bytes", None),
+    KAFKA_PARTITION: ("messaging.kafka.destination.partition", "messaging.destination.partition.id"),
+    KAFKA_OFFSET: ("messaging.kafka.message.offset", "messaging.kafka.offset"),
+    KAFKA_KEY: ("messaging.kafka.message.key", "messaging.kafka.message.key"),
+    KAFKA_TOMBSTONE: (None, "messaging.kafka.message.tombstone"),
+    KAFKA_CLUSTER: (None, "messaging.kafka.cluster.id"),
+    RABBITMQ_ROUTING_KEY: (
+        "messaging.rabbitmq.destination.routing_key",
+        "messaging.rabbitmq.destination.routing_key",
+    ),
+    RABBITMQ_DELIVERY_TAG: (
+        "messaging.rabbitmq.message.delivery_tag",
+        "messaging.rabbitmq.message.delivery_tag",
+    ),
+    NATS_SUBJECT: ("messaging.nats.subject", None),
+    NATS_GROUP: (None, "messaging.consumer.group.name"),
+    NATS_STREAM: ("messaging.nats.stream", "messaging.nats.stream"),
+    NATS_SEQUENCE: ("messaging.nats.sequence", "messaging.nats.sequence"),
+}
+
+# Attributes whose type differs from the fact's: a partition is a number to Kafka and a string to the conventions.
+_CONVERT: dict[str, Callable[[Any], Any]] = {"messaging.destination.partition.id": str}
+
+ERROR_TYPE = "error.type"
+CAPTURED_HEADER = "messaging.header."
+SETTLE_REQUEUE = "messaging.settle.requeue"
+SETTLE_MULTIPLE = "messaging.settle.multiple"
+SETTLE_DELAY = "messaging.settle.delay"  # seconds
+
+PRODUCED = "messaging.messages.produced"
+CONSUMED = "messaging.messages.consumed"
+PROCESSING_DURATION = "messaging.processing.duration"
+CLIENT_SENT = "messaging.client.sent.messages"
+CLIENT_CONSUMED = "messaging.client.consumed.messages"
+CLIENT_DURATION = "messaging.client.operation.duration"
+PROCESS_DURATION = "messaging.process.duration"
+SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+MILLISECONDS_BUCKETS = tuple(1000 * bound for bound in SECONDS_BUCKETS)
+
+# Low in cardinality, and so allowed on metrics.
+_METRIC_FACTS = (SYSTEM, DESTINATION, OPERATION, OPERATION_NAME, GROUP, NATS_GROUP)
+_SEMCONV_METRIC_FACTS = (SERVER_ADDRESS, SERVER_PORT, KAFKA_PARTITION)
+
+
+@dataclass(frozen=True)
+class Action:
+    """A kind of operation, in both vocabularies.
+
+    Attributes:
+        operation: the guide's ``messaging.operation``, the first word of its span names.
+        type: the conventions' ``messaging.operation.type``.
+        guide_kind: the span kind in the guide.
+        kind: the span kind in the conventions.
+    """
+
+    operation: str
+    type: str
+    guide_kind: SpanKind
+    kind: SpanKind
+
+
+PUBLISH = Action("publish", "send", SpanKind.PRODUCER, SpanKind.PRODUCER)
+DELIVER = Action("receive", "process", SpanKind.CONSUMER, SpanKind.CONSUMER)
+"""The application is called with a message, or loops over messages."""
+RECEIVE = Action("receive", "receive", SpanKind.CONSUMER, SpanKind.CLIENT)
+"""The application pulls one message, or a batch."""
+PROCESS = Action("process", "process", SpanKind.CONSUMER, SpanKind.CONSUMER)
+"""The application handles a message that it has pulled."""
+SETTLE = Action("settle", "settle", SpanKind.CLIENT, SpanKind.CLIENT)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where messages go to or come from.
+
+    Attributes:
+        name: in the guide's words.
+        semconv: in the conventions' words, where they compose another name.
+        template: stands for the name in span names and metrics where names are many, such as a wildcard.
+        temporary: the name is made up for one conversation, and stays out of span names and metrics.
+    """
+
+    name: str
+    semconv: str | None = None
+    template: str | None = None
+    temporary: bool = False
+
+
+Facts = tuple[tuple[str, Any], ...]
+Attributes = dict[str, Any]
+
+
+class Vocabulary:
+    """The names in force.
+
+    Args:
+        mode: ``guide``, ``semconv`` or ``both``.
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.guide = mode in ("guide", "both")
+        self.semconv = mode in ("semconv", "both")
+        self.schema_url = SCHEMA_URL if mode == "semconv" else None
+        self.ok_on_success = mode == "guide"
+        self._keys = {fact: tuple(self._chosen(names)) for fact, names in _NAMES.items()}
+
+    def _chosen(self, names: tuple[str | None, str | None]) -> Iterable[tuple[str, Callable[[Any], Any] | None]]:
+        wanted = dict.fromkeys((names[0] if self.guide else None, names[1] if self.semconv else None))
+        return ((name, _CONVERT.get(name)) for name in wanted if name is not None)
+
+    def write(self, attributes: Attributes, facts: Iterable[tuple[str, Any]]) -> Attributes:
+        """Write facts into attributes, under the names in force. A fact that is None is not known, and left out."""
+        keys = self._keys
+        for fact, value in facts:
+            if value is not None:
+                for key, convert in keys[fact]:
+                    attributes[key] = value if convert is None else convert(value)
+        return attributes
+
+    def destination(self, destination: Destination) -> str:
+        """The destination's name in the vocabulary in force."""
+        return destination.semconv or destination.name if self.semconv else destination.name
+
+    def span_name(self, action: Action, verb: str, destination: Destination) -> str:
+        """``verb destination``, or the verb alone where no name of low cardinality is known."""
+        word = verb if self.semconv else action.operation
+        if destination.template:
+            return f"{word} {destination.template}"
+        return word if destination.temporary else f"{word} {self.destination(destination)}"
+
+    def kind(self, action: Action) -> SpanKind:
+        """The span kind of an action."""
+        return action.kind if self.semconv else action.guide_kind
+
+    def describe(self, action: Action, verb: str, destination: Destination, facts: Facts) -> Facts:
+        """All facts that are the same for every message of an operation."""
+        return (
+            (OPERATION, action.operation),
+            (OPERATION_NAME, verb),
+            (OPERATION_TYPE, action.type),
+            (DESTINATION, self.destination(destination)),
+            (TEMPLATE, destination.template),
+            (TEMPORARY, destination.temporary or None),
+            *facts,
+        )
+
+    def metric_attributes(self, action: Action, verb: str, destination: Destination, facts: Facts) -> Attributes:
+        """The attributes of an operation's metrics: the facts of low cardinality, a template instead of its names."""
+        low = Destination(
+            name=destination.template or destination.name,
+            semconv=None if destination.template else destination.semconv,
+        )
+        allowed = _METRIC_FACTS + _SEMCONV_METRIC_FACTS if self.semconv else _METRIC_FACTS
+        hidden = (DESTINATION,) if destination.temporary and not destination.template else ()
+        described = self.describe(action, verb, low, facts)
+        return self.write({}, (pair for pair in described if pair[0] in allowed and pair[0] not in hidden))

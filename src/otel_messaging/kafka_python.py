@@ -1,0 +1,458 @@
+"""Kafka through kafka-python: where it is patched, and how its objects are read.
+
+The library: https://kafka-python.readthedocs.io
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .core import vocabulary as v
+from .core.cache import Cache
+from .core.instrumentor import MessagingInstrumentor
+from .core.patching import Patch
+from .core.propagation import as_text, fields
+from .core.rivals import Rival
+from .core.safety import report
+from .core.scope import Held, Loop
+from .core.state import find, keep
+from .core.telemetry import Failure, PublishRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+
+    from .core.telemetry import Operation, Publication, Telemetry
+
+_HEADERS_SINCE = (0, 11)
+_SYSTEM = ((v.SYSTEM, "kafka"),)
+_CLOSED = Failure("producer_closed", "the producer was closed before the broker answered")
+
+
+class _Kafka:
+    """Reads kafka-python's objects for the telemetry of one instrumentor."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self._producers: weakref.WeakSet[_Producer] = weakref.WeakSet()
+        self._watching = False
+
+    def watch(self) -> None:
+        """End what is still on its way when the interpreter exits.
+
+        Called before a producer is made: exit handlers run last in, first out, so that the producer, which flushes in
+        its own, comes first, and a tracer provider made earlier can still export.
+        """
+        if not self._watching:
+            self._watching = True
+            adapter = weakref.ref(self)
+            atexit.register(_at_exit, adapter)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=lambda: _in_child(adapter))
+
+    def producers(self) -> list[_Producer]:
+        """The producers that have sent something and are still there."""
+        return list(self._producers)
+
+    def producer(self, producer: Any) -> _Producer:
+        """What is kept for a producer."""
+        return keep(producer, self.telemetry, self._add_producer)
+
+    def consumer(self, consumer: Any) -> _Consumer:
+        """What is kept for a consumer."""
+        return keep(consumer, self.telemetry, _Consumer)
+
+    def _add_producer(self, telemetry: Telemetry, producer: Any) -> _Producer:
+        state = _Producer(telemetry, producer)
+        self._producers.add(state)
+        return state
+
+
+def _at_exit(adapter: weakref.ref[_Kafka]) -> None:
+    kafka = adapter()
+    for producer in kafka.producers() if kafka is not None else ():
+        producer.abandon()
+
+
+def _in_child(adapter: weakref.ref[_Kafka]) -> None:
+    """A forked child has no sender thread: what its parent sent is its parent's."""
+    kafka = adapter()
+    for producer in kafka.producers() if kafka is not None else ():
+        producer.pending.clear()
+
+
+class _Producer:
+    """What is kept for a producer. It must not refer to the producer itself, which its pending messages would keep."""
+
+    def __init__(self, telemetry: Telemetry, producer: Any) -> None:
+        self.pending: set[_Sent] = set()
+        self.acknowledged_offsets = producer.config["acks"] != 0  # without acknowledgement the offset is made up
+        self.carries_headers = producer.config["api_version"] >= _HEADERS_SINCE
+        self.serializes = producer.config["value_serializer"] is not None
+        self.telemetry = telemetry
+        self._cluster = _Cluster(producer._metadata)
+        self._facts = (*_SYSTEM, (v.CLIENT_ID, producer.config["client_id"]))
+        self._operations: Cache[str, Operation] = Cache()
+
+    def operation(self, topic: str) -> Operation:
+        """What is the same for all messages to a topic."""
+        if self._cluster.has_changed():
+            self._operations.clear()
+        operation = self._operations.get(topic)
+        if operation is None:
+            facts = (*self._facts, *self._cluster.facts(topic, None))
+            operation = self.telemetry.operation(v.PUBLISH, "send", v.Destination(topic), facts)
+            self._operations.put(topic, operation)
+        return operation
+
+    def leader(self, topic: str, partition: int) -> v.Facts:
+        """The broker that leads a partition."""
+        return self._cluster.leader(topic, partition)
+
+    def abandon(self) -> None:
+        """Nothing will be heard of what is still on its way."""
+        for sent in list(self.pending):
+            sent.failed(_CLOSED)
+
+
+class _Partition(NamedTuple):
+    """What the client's own metadata is asked about."""
+
+    topic: str
+    partition: int
+
+
+class _Cluster:
+    """What the client already knows of its cluster, without asking it."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+        self._refreshed = cluster._last_successful_refresh_ms
+        self._leaders: Cache[_Partition, v.Facts] = Cache()
+
+    def has_changed(self) -> bool:
+        """Whether brokers or leaders may have changed since this was last asked."""
+        refreshed = self._cluster._last_successful_refresh_ms
+        if refreshed == self._refreshed:
+            return False
+        self._refreshed = refreshed
+        self._leaders.clear()
+        return True
+
+    def facts(self, topic: str, partition: int | None) -> v.Facts:
+        """The server that a partition's records go to or come from, and the cluster."""
+        cluster = (v.KAFKA_CLUSTER, getattr(self._cluster, "cluster_id", None))
+        leader = self.leader(topic, partition) if partition is not None else ()
+        return (*(leader or self._bootstrap()), cluster)
+
+    def leader(self, topic: str, partition: int) -> v.Facts:
+        """The broker that leads a partition, if it is known."""
+        key = _Partition(topic, partition)
+        leader = self._leaders.get(key)
+        if leader is None:
+            broker = self._cluster.broker_metadata(self._cluster.leader_for_partition(key))
+            leader = self._leaders.put(key, _server(broker))
+        return leader
+
+    def _bootstrap(self) -> v.Facts:
+        return _server(next(iter(self._cluster._bootstrap_brokers.values()), None))
+
+
+def _server(broker: Any) -> v.Facts:
+    return ((v.SERVER_ADDRESS, broker.host), (v.SERVER_PORT, broker.port)) if broker is not None else ()
+
+
+class _Sent:
+    """A message that the producer has, until the broker has answered. Called on the producer's own thread."""
+
+    __slots__ = ("_operation", "_producer", "_publication", "_sized")
+
+    def __init__(self, producer: _Producer, publication: Publication, sized: bool) -> None:
+        self._producer = producer
+        self._publication = publication
+        self._sized = sized
+        producer.pending.add(self)
+
+    def acknowledged(self, metadata: Any) -> None:
+        """The broker has the record."""
+        if self._claim():
+            try:
+                self._publication.end(facts=self._facts(metadata) if self._publication.span.is_recording() else ())
+            except Exception as error:
+                report("acknowledging a record", error)
+
+    def failed(self, error: BaseException | Failure) -> None:
+        """The broker does not have the record, or nobody will know."""
+        if self._claim():
+            self._publication.end(error)
+
+    def _claim(self) -> bool:
+        try:
+            self._producer.pending.remove(self)  # atomic: the producer's thread and close() may both want it
+        except KeyError:
+            return False
+        return True
+
+    def _facts(self, metadata: Any) -> v.Facts:
+        leader = self._producer.leader(metadata.topic, metadata.partition)
+        known = self._publication.operation.facts
+        return (
+            (v.KAFKA_PARTITION, metadata.partition),
+            (v.KAFKA_OFFSET, metadata.offset if self._producer.acknowledged_offsets and metadata.offset >= 0 else None),
+            (
+                v.BODY_SIZE,
+                None if self._sized or metadata.serialized_value_size < 0 else metadata.serialized_value_size,
+            ),
+            *(() if all(fact in known for fact in leader) else leader),
+        )
+
+
+class _Consumer:
+    """What is kept for a consumer."""
+
+    def __init__(self, telemetry: Telemetry, consumer: Any) -> None:
+        self.held = Held()
+        self.telemetry = telemetry
+        self._cluster = _Cluster(consumer._client.cluster)
+        config = consumer.config
+        self._facts = (*_SYSTEM, (v.CLIENT_ID, config["client_id"]), (v.GROUP, config["group_id"]))
+        self._operations: Cache[tuple[str, int], Operation] = Cache()
+
+    def operation(self, topic: str, partition: int) -> Operation:
+        """What is the same for all records of a partition."""
+        if self._cluster.has_changed():
+            self._operations.clear()
+        operation = self._operations.get((topic, partition))
+        if operation is None:
+            facts = (*self._facts, *self._cluster.facts(topic, partition), (v.KAFKA_PARTITION, partition))
+            operation = self.telemetry.operation(v.DELIVER, "process", v.Destination(topic), facts)
+            self._operations.put((topic, partition), operation)
+        return operation
+
+    def hand_out(self, record: Any, context: Context) -> None:
+        """The application has a record."""
+        size = record.serialized_value_size
+        facts = (
+            (v.KAFKA_OFFSET, record.offset),
+            (v.KAFKA_KEY, _key(record.key)),
+            (v.BODY_SIZE, size if size >= 0 else None),
+            (v.KAFKA_TOMBSTONE, True if record.value is None else None),
+        )
+        operation = self.operation(record.topic, record.partition)
+        delivery = self.telemetry.deliver(operation, facts, _fold(record.headers), None, context)
+        self.held.hold(delivery)
+        if delivery is not None:
+            self.telemetry.tell_consume_hook(delivery, record)
+
+
+def _key(key: Any) -> str | None:
+    """A key as text, if it has one that is beyond doubt."""
+    return str(key) if isinstance(key, (int, float)) else as_text(key)
+
+
+def _fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | None:
+    return {name.lower(): value for name, value in headers} if headers else None
+
+
+def _well_formed(headers: Any) -> bool:
+    """Whether the library will take these headers: if not, its own error must reach the application."""
+    return type(headers) is list and all(
+        isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], bytes)
+        for item in headers
+    )
+
+
+def _add(headers: list[tuple[str, bytes]] | None, carrier: dict[str, str]) -> list[tuple[str, bytes]]:
+    """A new list of headers, with a context in it instead of any that was there."""
+    kept = [item for item in headers if item[0].lower() not in fields()] if headers else []
+    kept.extend([(name, value.encode()) for name, value in carrier.items()])
+    return kept
+
+
+def _send(kafka: _Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaProducer.send` is where every record enters; its future tells what became of it."""
+    telemetry = kafka.telemetry
+
+    def wrapper(
+        self: Any, topic: Any, value: Any = None, key: Any = None, headers: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        producer = publication = None
+        sent = headers
+        try:
+            context = telemetry.context()
+            if context is not None and isinstance(topic, str):
+                producer = kafka.producer(self)
+                publication = _begin(telemetry, producer, context, topic, value, key, headers)
+                if publication.carrier and producer.carries_headers and (headers is None or _well_formed(headers)):
+                    sent = _add(headers, publication.carrier)
+                if telemetry.publish_hook is not None:
+                    arguments = {"topic": topic, "value": value, "key": key, "headers": headers, **kwargs}
+                    telemetry.tell_publish_hook(publication, PublishRequest(self, topic, arguments))
+        except Exception as error:
+            report("KafkaProducer.send", error)
+        try:
+            future = send(self, topic, value, key, sent, *args, **kwargs)
+        except BaseException as error:
+            if publication is not None:
+                publication.end(error)
+            raise
+        if producer is not None and publication is not None:
+            _await_answer(producer, publication, future, isinstance(value, bytes) and not producer.serializes)
+        return future
+
+    return wrapper
+
+
+def _begin(
+    telemetry: Telemetry, producer: _Producer, context: Context, topic: str, value: Any, key: Any, headers: Any
+) -> Publication:
+    facts = (
+        (v.KAFKA_KEY, _key(key)),
+        (v.BODY_SIZE, len(value) if isinstance(value, bytes) and not producer.serializes else None),
+        (v.KAFKA_TOMBSTONE, True if value is None else None),
+    )
+    folded = _fold(headers) if headers and _well_formed(headers) else None
+    return telemetry.publish(producer.operation(topic), facts, folded, context)
+
+
+def _await_answer(producer: _Producer, publication: Publication, future: Any, sized: bool) -> None:
+    try:
+        sent = _Sent(producer, publication, sized)
+        future.add_callback(sent.acknowledged)
+        future.add_errback(sent.failed)
+    except Exception as error:
+        publication.end()
+        report("KafkaProducer.send", error)
+
+
+def _make_producer(kafka: _Kafka, init: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaProducer.__init__` registers an exit handler that flushes; ours has to run after it."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kafka.watch()
+        return init(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _close_producer(_kafka: _Kafka, close: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaProducer.close` may give up on records: their spans must not outlive it."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return close(self, *args, **kwargs)
+        finally:
+            state = find(self)
+            if state is not None and getattr(self, "_closed", True):
+                state.abandon()
+
+    return wrapper
+
+
+def _next(kafka: _Kafka, advance: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.__next__` hands out one record, which is handled until the next is asked for."""
+    telemetry = kafka.telemetry
+
+    def wrapper(self: Any) -> Any:
+        state = find(self)
+        if state is not None:
+            state.held.end()
+        record = advance(self)
+        try:
+            context = telemetry.context()
+            if context is not None:
+                kafka.consumer(self).hand_out(record, context)
+        except Exception as error:
+            report("KafkaConsumer.__next__", error)
+        return record
+
+    return wrapper
+
+
+def _iter(kafka: _Kafka, iterate: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.__iter__` returns the consumer itself, which would not notice that a loop was left."""
+
+    def wrapper(self: Any) -> Any:
+        iterator = iterate(self)
+        try:
+            if kafka.telemetry.enabled and iterator is self:
+                return Loop(self, kafka.consumer(self).held)
+        except Exception as error:
+            report("KafkaConsumer.__iter__", error)
+        return iterator
+
+    return wrapper
+
+
+def _enter(kafka: _Kafka, enter: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.__enter__`, since 3.0: its block will show the exceptions that leave a loop in it."""
+
+    def wrapper(self: Any) -> Any:
+        entered = enter(self)
+        try:
+            if kafka.telemetry.enabled:
+                kafka.consumer(self).held.entered = True
+        except Exception as error:
+            report("KafkaConsumer.__enter__", error)
+        return entered
+
+    return wrapper
+
+
+def _exit(_kafka: _Kafka, leave: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.__exit__`, since 3.0: the exception that passes is the one that handling a record raised."""
+
+    def wrapper(self: Any, kind: Any, error: Any, trace: Any) -> Any:
+        state = find(self)
+        if state is not None:
+            state.held.exit(error)
+        return leave(self, kind, error, trace)
+
+    return wrapper
+
+
+def _close_consumer(_kafka: _Kafka, close: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.close` ends the handling of the last record."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        state = find(self)
+        if state is not None:
+            state.held.end()
+        return close(self, *args, **kwargs)
+
+    return wrapper
+
+
+_PRODUCER = ("kafka.producer.kafka", "KafkaProducer")
+_CONSUMER = ("kafka.consumer.group", "KafkaConsumer")
+
+
+class KafkaPythonInstrumentor(MessagingInstrumentor):
+    """Instruments `kafka-python <https://kafka-python.readthedocs.io>`_: `KafkaProducer` and `KafkaConsumer`."""
+
+    library = "kafka_python"
+    entry_point = "messaging-kafka-python"
+    requirements = ("kafka-python >= 2.0.2, < 4", "kafka-python-ng >= 2.2.3, < 4")
+    adapter = _Kafka
+    patches = (
+        Patch(*_PRODUCER, "__init__", _make_producer),
+        Patch(*_PRODUCER, "send", _send),
+        Patch(*_PRODUCER, "close", _close_producer),
+        Patch(*_CONSUMER, "__next__", _next),
+        Patch(*_CONSUMER, "__iter__", _iter),
+        Patch(*_CONSUMER, "__enter__", _enter, since="3.0"),
+        Patch(*_CONSUMER, "__exit__", _exit, since="3.0"),
+        Patch(*_CONSUMER, "close", _close_consumer),
+    )
+    rivals = (
+        Rival(
+            "opentelemetry.instrumentation.kafka",
+            "KafkaInstrumentor",
+            "opentelemetry-instrumentation-kafka-python",
+            "kafka",
+        ),
+    )
