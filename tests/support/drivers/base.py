@@ -1,0 +1,91 @@
+"""The form of a driver."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from typing import Any, ClassVar
+
+
+class Driver:
+    """An application of one library, connected to one broker.
+
+    Attributes:
+        library: the name of the adapter's module.
+        system: the value of `messaging.system`.
+        instrumentor: the instrumentor's class.
+        broker: the fixture that gives the broker's address.
+        verb: the library's word for publishing, in the conventions.
+        callbacks: whether messages can be handled by a callback.
+        settles: the library's word for accepting a message, or None.
+        client: the attributes that name the client, in both vocabularies.
+    """
+
+    library: ClassVar[str]
+    system: ClassVar[str]
+    instrumentor: ClassVar[Any]
+    broker: ClassVar[str]
+    verb: ClassVar[str] = "publish"
+    callbacks: ClassVar[bool] = True
+    settles: ClassVar[str | None] = None
+
+    def __init__(self, address: str):
+        self.address = address
+
+    def name(self) -> str:
+        """A destination that nobody else uses."""
+        return f"test-{uuid.uuid4().hex[:12]}"
+
+    async def open(self) -> None:
+        """Connect. Called after the library is instrumented."""
+
+    async def close(self) -> None:
+        """Disconnect, and end what is left."""
+
+    async def listen(self, destination: str) -> Any:
+        """Be ready to consume a destination by a loop; called before anything is published there."""
+        raise NotImplementedError
+
+    async def publish(self, destination: str, body: bytes = b"body", headers: dict[str, str] | None = None) -> None:
+        """Publish one message and wait until the broker has it, where the library lets one wait."""
+        raise NotImplementedError
+
+    async def loop(self, listener: Any, count: int, body: Any) -> None:
+        """Loop over `count` messages and leave by `break`; `body(message)` may be a coroutine function, and may raise."""
+        raise NotImplementedError
+
+    async def subscribe(self, destination: str, handler: Any) -> Any:
+        """Have each message handled by a coroutine function, if the library has callbacks."""
+        raise NotImplementedError
+
+    def published(self, vocabulary: str, destination: str, body: bytes) -> dict[str, Any]:
+        """All attributes of the span of `publish`, but for message ids, offsets and sequence numbers."""
+        raise NotImplementedError
+
+    def consumed(self, vocabulary: str, destination: str, body: bytes) -> dict[str, Any]:
+        """All attributes of the span of a consumed message, but for message ids, offsets and delivery tags."""
+        raise NotImplementedError
+
+    varying: ClassVar[frozenset[str]] = frozenset()
+    """The attributes that `published` and `consumed` leave out: present, but not known beforehand."""
+
+    def body(self, message: Any) -> bytes:
+        """The body of a message."""
+        raise NotImplementedError
+
+    def headers(self, message: Any) -> list[tuple[str, Any]]:
+        """The headers of a message, as they came over the wire, values as text where they are text."""
+        raise NotImplementedError
+
+
+async def call(body: Any, message: Any) -> None:
+    """Call a loop body that may be a coroutine function."""
+    result = body(message)
+    if inspect.isawaitable(result):
+        await result
+
+
+def both(vocabulary: str, guide: dict[str, Any], semconv: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a vocabulary; of both, the conventions win where the names are the same."""
+    chosen = {"guide": guide, "semconv": semconv, "both": {**guide, **semconv}}
+    return {key: value for key, value in chosen[vocabulary].items() if value is not None}
