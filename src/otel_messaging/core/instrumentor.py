@@ -62,7 +62,7 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         self._patches.apply()
 
     def _uninstrument(self, **_kwargs: Any) -> None:
-        self._telemetry.enabled = False
+        self._telemetry.close()
         self._patches.remove()
         self._rivalry.release()
 

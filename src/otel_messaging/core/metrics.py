@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import weakref
+from collections import deque
 from typing import TYPE_CHECKING
 
+from . import safety
 from . import vocabulary as v
+from .cache import LIMIT
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter, Histogram, Meter
+    from collections.abc import Iterable
+
+    from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
+
+_Left = tuple["Counter", int, v.Attributes]
+_generation = itertools.count()
 
 
 class Metrics:
@@ -21,39 +32,117 @@ class Metrics:
     def __init__(self, meter: Meter, vocabulary: v.Vocabulary) -> None:
         self._guide = _Guide(meter) if vocabulary.guide else None
         self._semconv = _Semconv(meter) if vocabulary.semconv else None
+        self._tallies: weakref.WeakSet[_Tally] = weakref.WeakSet()
+        self._left: deque[_Left] = deque()
+        # Never exported, since it never has a value: its callback is how one learns that metrics are being collected.
+        # Each instrumenting has a name of its own, because a meter keeps the first callback for a name.
+        name = f"otel_messaging.collecting.{next(_generation)}"
+        meter.create_observable_gauge(name, [self._collect], description="Not exported")
 
     def operation(
         self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts
     ) -> tuple[OperationMetrics, ...]:
         """What to record each time an operation has ended."""
-        return tuple(
-            OperationMetrics(
-                *recorded.choose(action), recorded.names.metric_attributes(action, verb, destination, facts)
-            )
-            for recorded in (self._guide, self._semconv)
-            if recorded is not None
-        )
+        if len(self._left) >= LIMIT:
+            self._hand_over()
+        made = []
+        for instruments in (self._guide, self._semconv):
+            if instruments is not None:
+                attributes = instruments.names.metric_attributes(action, verb, destination, facts)
+                counter, duration, factor = instruments.choose(action)
+                tally = _Tally(counter, attributes, self._left) if counter is not None else None
+                if tally is not None:
+                    self._tallies.add(tally)
+                made.append(OperationMetrics(tally, duration, factor, attributes))
+        return tuple(made)
+
+    def flush(self) -> None:
+        """Hand over what was counted."""
+        self._hand_over()
+        for tally in list(self._tallies):
+            tally.flush()
+
+    def _hand_over(self) -> None:
+        while self._left:
+            counter, number, attributes = self._left.popleft()
+            counter.add(number, attributes)
+
+    def _collect(self, _options: CallbackOptions) -> Iterable[Observation]:
+        try:
+            self.flush()
+        except Exception as error:
+            safety.report("counting messages", error)
+        return ()
+
+
+class _Tally:
+    """Counts messages for a counter, which costs a hundred times as much as this does.
+
+    What was counted is handed over when metrics are collected, and when the operation that counts is forgotten.
+    """
+
+    __slots__ = ("__weakref__", "_attributes", "_counter", "_given", "_left", "_lock", "_looks", "add")
+
+    def __init__(self, counter: Counter, attributes: v.Attributes, left: deque[_Left]) -> None:
+        self._counter = counter
+        self._attributes = attributes
+        self._left = left
+        self._looks = 0
+        self._given = 0
+        self._lock = threading.Lock()
+        self.add = itertools.count().__next__
+        """Count one. Atomic, which adding to a number is not."""
+
+    def count(self, number: int, error_type: str | None) -> None:
+        """Count messages that are counted together, or that failed."""
+        attributes = self._attributes if error_type is None else {**self._attributes, v.ERROR_TYPE: error_type}
+        self._counter.add(number, attributes)
+
+    def flush(self) -> None:
+        """Hand over what was counted since the last time."""
+        with self._lock:
+            new = self._new()
+        if new:
+            self._counter.add(new, self._attributes)
+
+    def _new(self) -> int:
+        counted = self.add() - self._looks  # to look is to count, too
+        self._looks += 1
+        new, self._given = counted - self._given, counted
+        return new
+
+    def __del__(self) -> None:
+        # Perhaps in the middle of the SDK's own work, which may hold a lock that the counter needs: so not now.
+        try:
+            new = self._new()
+            if new:
+                self._left.append((self._counter, new, self._attributes))
+        except Exception as error:
+            safety.report("counting messages", error)
 
 
 class OperationMetrics:
     """The instruments and attributes of one operation in one vocabulary."""
 
-    __slots__ = ("_attributes", "_counter", "_duration", "_factor")
+    __slots__ = ("_attributes", "_duration", "_factor", "_tally")
 
     def __init__(
-        self, counter: Counter | None, duration: Histogram | None, factor: float, attributes: v.Attributes
+        self, tally: _Tally | None, duration: Histogram | None, factor: float, attributes: v.Attributes
     ) -> None:
-        self._counter = counter
+        self._tally = tally
         self._duration = duration
         self._factor = factor
         self._attributes = attributes
 
     def record(self, seconds: float, count: int, error_type: str | None) -> None:
         """Count messages and record how long the operation took."""
-        attributes = self._attributes if error_type is None else {**self._attributes, v.ERROR_TYPE: error_type}
-        if self._counter is not None:
-            self._counter.add(count, attributes)
+        if self._tally is not None:
+            if error_type is None and count == 1:
+                self._tally.add()
+            else:
+                self._tally.count(count, error_type)
         if self._duration is not None:
+            attributes = self._attributes if error_type is None else {**self._attributes, v.ERROR_TYPE: error_type}
             self._duration.record(seconds * self._factor, attributes)
 
 
@@ -61,9 +150,7 @@ class _Guide:
     def __init__(self, meter: Meter) -> None:
         self.names = v.Vocabulary("guide")
         self._produced = meter.create_counter(v.PRODUCED, "{message}", "Messages that were published")
-        self._consumed = meter.create_counter(
-            v.CONSUMED, "{message}", "Messages that were delivered to the application"
-        )
+        self._consumed = meter.create_counter(v.CONSUMED, "{message}", "Messages delivered to the application")
         self._duration = meter.create_histogram(
             v.PROCESSING_DURATION,
             "ms",
@@ -81,9 +168,7 @@ class _Semconv:
     def __init__(self, meter: Meter) -> None:
         self.names = v.Vocabulary("semconv")
         self._sent = meter.create_counter(v.CLIENT_SENT, "{message}", "Messages that a producer attempted to send")
-        self._consumed = meter.create_counter(
-            v.CLIENT_CONSUMED, "{message}", "Messages that were delivered to the application"
-        )
+        self._consumed = meter.create_counter(v.CLIENT_CONSUMED, "{message}", "Messages delivered to the application")
         self._operation = meter.create_histogram(
             v.CLIENT_DURATION,
             "s",

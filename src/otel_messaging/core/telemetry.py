@@ -291,6 +291,12 @@ class Telemetry:
         meter = metrics.get_meter(scope, __version__, meter_provider, schema)
         self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
 
+    def close(self) -> None:
+        """Tell of nothing more, and hand over what was counted."""
+        self.enabled = False
+        if self._metrics is not None:
+            self._metrics.flush()
+
     def context(self) -> Context | None:
         """The current context; None while instrumentation is off or suppressed."""
         if not self.enabled:
