@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .patching import Patch
 
 _logger = logging.getLogger("otel_messaging")
-_ARGUMENTS = ("tracer_provider", "meter_provider", "publish_hook", "consume_hook")
+_TAKEN = ("tracer_provider", "meter_provider", "publish_hook", "consume_hook")
 
 
 class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
@@ -68,11 +68,8 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
 
 def _known(arguments: dict[str, Any]) -> dict[str, Any]:
-    unknown = arguments.keys() - {*_ARGUMENTS, *settings.Settings.__dataclass_fields__}
+    takes = (*_TAKEN, *settings.NAMES)
+    unknown = arguments.keys() - set(takes)
     if unknown:
-        _logger.warning(
-            "instrument() does not know %s; it takes %s",
-            ", ".join(sorted(unknown)),
-            ", ".join((*_ARGUMENTS, *settings.Settings.__dataclass_fields__)),
-        )
-    return {name: arguments.get(name) for name in _ARGUMENTS}
+        _logger.warning("instrument() does not know %s; it takes %s", ", ".join(sorted(unknown)), ", ".join(takes))
+    return {name: arguments.get(name) for name in _TAKEN}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -13,6 +14,8 @@ from . import safety
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
+
+_PROXY = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)  # the base of its function wrappers has two names
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,24 @@ class Patches:
             if not patch.since:
                 raise AttributeError(f"{patch.module}.{patch.owner}.{patch.name} is not there: not traced")
             return
-        replacement = patch.wrap(self._adapter, original)
+        replacement = patch.wrap(self._adapter, _method(original))
         functools.update_wrapper(replacement, original)
         setattr(owner, patch.name, replacement)
         self._applied.append((owner, patch.name, original, replacement))
+
+
+def _method(original: Any) -> Callable[..., Any]:
+    """What was there, as a function that takes the object first.
+
+    What somebody else has put there need not be one: a wrapper of wrapt's tells its owner of the object only when it is
+    bound to it, and what cannot be bound, such as a mock, is called without it.
+    """
+    if isinstance(original, FunctionType):
+        return original
+    bind = getattr(type(original), "__get__", None)
+    if bind is None:
+        return lambda _self, *args, **kwargs: original(*args, **kwargs)
+    return lambda self, *args, **kwargs: bind(original, self, type(self))(*args, **kwargs)
 
 
 def _restore(owner: Any, name: str, original: Any, replacement: Any) -> None:
@@ -88,7 +105,7 @@ def _restore(owner: Any, name: str, original: Any, replacement: Any) -> None:
         setattr(owner, name, original)
         return
     # Somebody has wrapped ours. A wrapt proxy can be told what it wraps; inside any other, ours stays and does nothing.
-    while isinstance(current, wrapt.ObjectProxy):
+    while isinstance(current, _PROXY):
         if current.__wrapped__ is replacement:
             current.__wrapped__ = original
             return

@@ -44,7 +44,8 @@ class Rivalry:
     def __init__(self, rivals: tuple[Rival, ...], entry_point: str) -> None:
         self._rivals = {rival.module: rival for rival in rivals}
         self._entry_point = entry_point
-        self._silenced: list[tuple[Any, Any]] = []
+        self._silenced: list[tuple[Any, Any, Any]] = []
+        self._warned: set[Rival] = set()
         self._wanted = True
 
     def silence(self) -> None:
@@ -55,8 +56,11 @@ class Rivalry:
     def release(self) -> None:
         """Let the others work again when they are asked to."""
         self._wanted = False
-        for kind, instrument in self._silenced:
+        for kind, instrument, uninstrument in self._silenced:
+            if kind().is_instrumented_by_opentelemetry:
+                kind().uninstrument()  # it only believes to be on, and would not hear of being switched on
             kind._instrument = instrument
+            kind._uninstrument = uninstrument
         self._silenced.clear()
 
     def _meet(self, module: ModuleType) -> None:
@@ -68,12 +72,16 @@ class Rivalry:
             if kind().is_instrumented_by_opentelemetry:
                 kind().uninstrument()
                 self._warn(rival)
-            self._silenced.append((kind, kind._instrument))
+            self._silenced.append((kind, kind._instrument, kind._uninstrument))
             kind._instrument = lambda _self, **_kwargs: self._warn(rival)
+            kind._uninstrument = lambda _self, **_kwargs: None  # it would take away somebody else's wrapper
         except Exception as error:
             safety.report(f"silencing {rival.instrumentor}", error)
 
     def _warn(self, rival: Rival) -> None:
+        if rival in self._warned:
+            return
+        self._warned.add(rival)
         _logger.warning(
             "otel-messaging and %s both instrument this library; spans come from otel-messaging only. "
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=%s silences this warning, "

@@ -57,7 +57,7 @@ def _switch(value: Any) -> bool:
 
 
 def _globs(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
+    parts = value.split(",") if isinstance(value, str) else tuple(value)
     if not all(isinstance(part, str) for part in parts):
         raise ValueError("must be names or globs, separated by commas")
     return tuple(part.strip() for part in parts if part.strip())
@@ -71,6 +71,9 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "excluded_destinations": _globs,
     "capture_headers": _globs,
 }
+
+NAMES = tuple(_PARSERS)
+"""The settings that are keyword arguments of ``instrument()`` too."""
 
 
 def variable(name: str) -> str:
