@@ -1,0 +1,142 @@
+"""Contexts into headers and out of headers of any kind, by the global propagator alone."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from otel_messaging.core import propagation
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER = "00-11111111111111111111111111111111-2222222222222222-01"
+
+
+def remote(context):
+    found = trace.get_current_span(context).get_span_context()
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}" if found.is_valid else None
+
+
+class Broken(TextMapPropagator):
+    fields = frozenset({"X-Broken"})
+
+    def extract(self, *arguments, **keywords):
+        raise ValueError("broken")
+
+    inject = extract
+
+
+class Absent(TextMapPropagator):
+    """What OTEL_PROPAGATORS=none gives: it answers nothing."""
+
+    fields = frozenset()
+
+    def extract(self, *arguments, **keywords):
+        return None
+
+    inject = extract
+
+
+@pytest.fixture
+def propagator():
+    before = propagate.get_global_textmap()
+    yield propagate.set_global_textmap
+    propagate.set_global_textmap(before)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("text", "text"),
+        ("", ""),
+        (b"bytes", "bytes"),
+        (bytearray(b"array"), "array"),
+        (memoryview(b"view"), "view"),
+        ("é".encode(), "é"),
+        (b"\xff\xfe", None),
+        (["first", b"last"], "last"),
+        (("only",), "only"),
+        ([], None),
+        ([None], None),
+        ([["nested"]], None),
+        (None, None),
+        (5, None),
+        (True, None),
+        ({"a": "b"}, None),
+    ],
+)
+def test_a_value_as_text(value, text):
+    assert propagation.as_text(value) == text
+
+
+@pytest.mark.parametrize(
+    "value", [TRACEPARENT, TRACEPARENT.encode(), [OTHER, TRACEPARENT], [OTHER, TRACEPARENT.encode()]]
+)
+def test_a_context_is_read_from_any_type(value):
+    assert remote(propagation.extract({"traceparent": value}, Context())) == TRACEPARENT
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"\xff", 5, [], [None], "", "00-nonsense", object(), {"a": 1}, [[TRACEPARENT]]]
+)
+def test_a_value_that_is_no_context_is_none(value):
+    before = Context({"mine": 1})
+    found = propagation.extract({"traceparent": value, "other": None}, before)
+    assert remote(found) is None
+    assert found["mine"] == 1
+
+
+def test_baggage_and_state_come_along():
+    headers = {"traceparent": TRACEPARENT, "tracestate": b"vendor=1", "baggage": [b"user=ada"]}
+    found = propagation.extract(headers, Context())
+    assert baggage.get_all(found) == {"user": "ada"}
+    assert trace.get_current_span(found).get_span_context().trace_state == {"vendor": "1"}
+
+
+def test_what_is_extracted_is_added_to_the_context():
+    assert propagation.extract({"traceparent": TRACEPARENT}, Context({"mine": 1}))["mine"] == 1
+
+
+def test_headers_are_not_changed():
+    headers = {"traceparent": [TRACEPARENT], "other": b"\xff"}
+    propagation.extract(headers, Context())
+    assert headers == {"traceparent": [TRACEPARENT], "other": b"\xff"}
+
+
+def test_what_is_injected_is_extracted(recorder):
+    with recorder.tracer.start_as_current_span("publish") as span:
+        context = baggage.set_baggage("user", "ada", trace.set_span_in_context(span))
+        carrier = propagation.inject(context)
+    assert set(carrier) == {"traceparent", "baggage"}
+    assert remote(propagation.extract(carrier, Context())) == carrier["traceparent"]
+    assert f"{span.get_span_context().span_id:016x}" in carrier["traceparent"]
+
+
+def test_nothing_is_injected_where_there_is_nothing():
+    assert propagation.inject(Context()) == {}
+
+
+def test_the_fields_are_the_propagators_in_lower_case(propagator):
+    assert propagation.fields() == {"traceparent", "tracestate", "baggage"}
+    propagator(Broken())
+    assert propagation.fields() == {"x-broken"}
+    propagator(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
+    assert propagation.fields() == {"traceparent", "tracestate", "baggage"}
+
+
+def test_a_broken_propagator_costs_the_context_only(propagator, lenient):
+    propagator(Broken())
+    before = Context({"mine": 1})
+    assert propagation.inject(before) == {}
+    assert propagation.extract({"x-broken": "1"}, before) is before
+
+
+def test_a_propagator_that_answers_nothing_changes_nothing(propagator):
+    propagator(Absent())
+    before = Context({"mine": 1})
+    assert propagation.inject(before) == {}
+    assert propagation.extract({"traceparent": TRACEPARENT}, before) is before

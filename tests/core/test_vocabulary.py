@@ -1,0 +1,199 @@
+"""Names and types of every attribute, and the names and kinds of spans, in each vocabulary."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.trace import SpanKind
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.vocabulary import Destination, Vocabulary
+
+# fact, value, what the guide writes, what the conventions write
+ROWS = [
+    (v.SYSTEM, "kafka", {"messaging.system": "kafka"}, {"messaging.system": "kafka"}),
+    (v.DESTINATION, "orders", {"messaging.destination.name": "orders"}, {"messaging.destination.name": "orders"}),
+    (v.TEMPLATE, "orders.*", {}, {"messaging.destination.template": "orders.*"}),
+    (v.TEMPORARY, True, {}, {"messaging.destination.temporary": True}),
+    (v.OPERATION, "publish", {"messaging.operation": "publish"}, {}),
+    (v.OPERATION_NAME, "send", {}, {"messaging.operation.name": "send"}),
+    (v.OPERATION_TYPE, "send", {}, {"messaging.operation.type": "send"}),
+    (v.MESSAGE_ID, "m-1", {"messaging.message.id": "m-1"}, {"messaging.message.id": "m-1"}),
+    (v.CONVERSATION_ID, "c-1", {}, {"messaging.message.conversation_id": "c-1"}),
+    (v.BODY_SIZE, 5, {"messaging.message.payload_size_bytes": 5}, {}),
+    (v.SERVER_ADDRESS, "broker", {"server.address": "broker"}, {"server.address": "broker"}),
+    (v.SERVER_PORT, 9092, {"server.port": 9092}, {"server.port": 9092}),
+    (v.CLIENT_ID, "shop", {"messaging.client.id": "shop"}, {"messaging.client.id": "shop"}),
+    (v.GROUP, "g", {"messaging.kafka.consumer.group": "g"}, {"messaging.consumer.group.name": "g"}),
+    (v.BATCH_COUNT, 3, {"messaging.batch.message_count": 3}, {"messaging.batch.message_count": 3}),
+    (v.BATCH_SIZE, 30, {"messaging.batch.total_size_bytes": 30}, {}),
+    (
+        v.KAFKA_PARTITION,
+        2,
+        {"messaging.kafka.destination.partition": 2},
+        {"messaging.destination.partition.id": "2"},
+    ),
+    (v.KAFKA_OFFSET, 7, {"messaging.kafka.message.offset": 7}, {"messaging.kafka.offset": 7}),
+    (v.KAFKA_KEY, "k", {"messaging.kafka.message.key": "k"}, {"messaging.kafka.message.key": "k"}),
+    (v.KAFKA_TOMBSTONE, True, {}, {"messaging.kafka.message.tombstone": True}),
+    (v.KAFKA_CLUSTER, "c", {}, {"messaging.kafka.cluster.id": "c"}),
+    (
+        v.RABBITMQ_ROUTING_KEY,
+        "r",
+        {"messaging.rabbitmq.destination.routing_key": "r"},
+        {"messaging.rabbitmq.destination.routing_key": "r"},
+    ),
+    (
+        v.RABBITMQ_DELIVERY_TAG,
+        1,
+        {"messaging.rabbitmq.message.delivery_tag": 1},
+        {"messaging.rabbitmq.message.delivery_tag": 1},
+    ),
+    (v.NATS_SUBJECT, "s", {"messaging.nats.subject": "s"}, {}),
+    (v.NATS_GROUP, "q", {}, {"messaging.consumer.group.name": "q"}),
+    (v.NATS_STREAM, "S", {"messaging.nats.stream": "S"}, {"messaging.nats.stream": "S"}),
+    (v.NATS_SEQUENCE, 4, {"messaging.nats.sequence": 4}, {"messaging.nats.sequence": 4}),
+]
+
+
+def typed(attributes):
+    return {name: (type(value), value) for name, value in attributes.items()}
+
+
+@pytest.mark.parametrize(("fact", "value", "guide", "semconv"), ROWS, ids=[row[0] for row in ROWS])
+def test_a_fact_is_written_under_its_names(fact, value, guide, semconv):
+    assert typed(Vocabulary("guide").write({}, [(fact, value)])) == typed(guide)
+    assert typed(Vocabulary("semconv").write({}, [(fact, value)])) == typed(semconv)
+    assert typed(Vocabulary("both").write({}, [(fact, value)])) == typed({**guide, **semconv})
+
+
+def test_there_is_a_row_for_every_fact():
+    assert {row[0] for row in ROWS} == set(v._NAMES)
+
+
+@pytest.mark.parametrize("mode", ["guide", "semconv", "both"])
+def test_a_fact_that_is_not_known_is_left_out(mode):
+    assert Vocabulary(mode).write({}, [(row[0], None) for row in ROWS]) == {}
+
+
+def test_facts_that_are_false_or_zero_or_empty_are_known():
+    facts = [(v.KAFKA_PARTITION, 0), (v.BODY_SIZE, 0), (v.KAFKA_KEY, "")]
+    assert Vocabulary("both").write({}, facts) == {
+        "messaging.kafka.destination.partition": 0,
+        "messaging.destination.partition.id": "0",
+        "messaging.message.payload_size_bytes": 0,
+        "messaging.kafka.message.key": "",
+    }
+
+
+def test_only_the_conventions_alone_have_a_schema_url():
+    assert Vocabulary("semconv").schema_url == "https://opentelemetry.io/schemas/1.44.0"
+    assert Vocabulary("guide").schema_url is None
+    assert Vocabulary("both").schema_url is None
+
+
+def test_only_the_guide_says_ok():
+    assert [Vocabulary(mode).ok_on_success for mode in ("guide", "semconv", "both")] == [True, False, False]
+
+
+# action, verb, the guide's word and kind, the conventions' word, type and kind
+ACTIONS = [
+    (v.PUBLISH, "send", "publish", SpanKind.PRODUCER, "send", "send", SpanKind.PRODUCER),
+    (v.PUBLISH, "publish", "publish", SpanKind.PRODUCER, "publish", "send", SpanKind.PRODUCER),
+    (v.PUBLISH, "request", "publish", SpanKind.PRODUCER, "request", "send", SpanKind.PRODUCER),
+    (v.DELIVER, "process", "receive", SpanKind.CONSUMER, "process", "process", SpanKind.CONSUMER),
+    (v.RECEIVE, "poll", "receive", SpanKind.CONSUMER, "poll", "receive", SpanKind.CLIENT),
+    (v.PROCESS, "process", "process", SpanKind.CONSUMER, "process", "process", SpanKind.CONSUMER),
+    (v.SETTLE, "ack", "settle", SpanKind.CLIENT, "ack", "settle", SpanKind.CLIENT),
+]
+
+
+@pytest.mark.parametrize(("action", "verb", "word", "kind", "own_word", "type_", "own_kind"), ACTIONS)
+def test_an_action_has_its_words_and_kind(action, verb, word, kind, own_word, type_, own_kind):
+    guide, semconv, both = (Vocabulary(mode) for mode in ("guide", "semconv", "both"))
+    orders = Destination("orders")
+    assert (guide.span_name(action, verb, orders), guide.kind(action)) == (f"{word} orders", kind)
+    for names in (semconv, both):
+        assert (names.span_name(action, verb, orders), names.kind(action)) == (f"{own_word} orders", own_kind)
+    described = semconv.write({}, semconv.describe(action, verb, orders, ()))
+    assert described == {
+        "messaging.operation.name": own_word,
+        "messaging.operation.type": type_,
+        "messaging.destination.name": "orders",
+    }
+
+
+# destination, the guide's span name and destination name, the conventions' span name and destination attributes
+DESTINATIONS = [
+    (Destination("q"), "publish q", "q", "publish q", {"messaging.destination.name": "q"}),
+    (Destination("x", semconv="x:r"), "publish x", "x", "publish x:r", {"messaging.destination.name": "x:r"}),
+    (
+        Destination("orders.eu", template="orders.*"),
+        "publish orders.*",
+        "orders.eu",
+        "publish orders.*",
+        {"messaging.destination.name": "orders.eu", "messaging.destination.template": "orders.*"},
+    ),
+    (
+        Destination("amq.gen-1", temporary=True),
+        "publish",
+        "amq.gen-1",
+        "publish",
+        {"messaging.destination.name": "amq.gen-1", "messaging.destination.temporary": True},
+    ),
+]
+
+
+@pytest.mark.parametrize(("destination", "guide_name", "guide_destination", "name", "attributes"), DESTINATIONS)
+def test_a_destination_is_named(destination, guide_name, guide_destination, name, attributes):
+    guide, semconv = Vocabulary("guide"), Vocabulary("semconv")
+    assert guide.span_name(v.PUBLISH, "publish", destination) == guide_name
+    assert semconv.span_name(v.PUBLISH, "publish", destination) == name
+    assert guide.write({}, guide.describe(v.PUBLISH, "publish", destination, ())) == {
+        "messaging.operation": "publish",
+        "messaging.destination.name": guide_destination,
+    }
+    operation = {"messaging.operation.name": "publish", "messaging.operation.type": "send"}
+    assert semconv.write({}, semconv.describe(v.PUBLISH, "publish", destination, ())) == {**operation, **attributes}
+
+
+HIGH = ((v.MESSAGE_ID, "m"), (v.KAFKA_KEY, "k"), (v.KAFKA_OFFSET, 1), (v.BODY_SIZE, 1), (v.CLIENT_ID, "c"))
+LOW = ((v.SYSTEM, "kafka"), (v.GROUP, "g"), (v.SERVER_ADDRESS, "h"), (v.SERVER_PORT, 1), (v.KAFKA_PARTITION, 2))
+
+
+def test_the_conventions_metrics_have_what_is_low_in_cardinality():
+    attributes = Vocabulary("semconv").metric_attributes(v.DELIVER, "process", Destination("orders"), HIGH + LOW)
+    assert typed(attributes) == typed(
+        {
+            "messaging.system": "kafka",
+            "messaging.destination.name": "orders",
+            "messaging.operation.name": "process",
+            "messaging.consumer.group.name": "g",
+            "server.address": "h",
+            "server.port": 1,
+            "messaging.destination.partition.id": "2",
+        }
+    )
+
+
+def test_the_guides_metrics_have_fewer():
+    attributes = Vocabulary("guide").metric_attributes(v.DELIVER, "process", Destination("orders"), HIGH + LOW)
+    assert attributes == {
+        "messaging.system": "kafka",
+        "messaging.destination.name": "orders",
+        "messaging.kafka.consumer.group": "g",
+    }
+
+
+@pytest.mark.parametrize("mode", ["guide", "semconv"])
+@pytest.mark.parametrize(
+    ("destination", "name"),
+    [
+        (Destination("orders.eu", template="orders.*"), "orders.*"),
+        (Destination("amq.gen-1", temporary=True), None),
+        (Destination("made.up", template="made.*", temporary=True), "made.*"),
+    ],
+)
+def test_metrics_never_have_a_name_that_is_made_up(mode, destination, name):
+    attributes = Vocabulary(mode).metric_attributes(v.PUBLISH, "publish", destination, ())
+    assert attributes.get("messaging.destination.name") == name
+    assert "messaging.destination.temporary" not in attributes
