@@ -8,6 +8,8 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
+from opentelemetry.metrics import Observation
+
 from . import safety
 from . import vocabulary as v
 from .cache import LIMIT
@@ -15,7 +17,7 @@ from .cache import LIMIT
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
+    from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter
 
 _Left = tuple["Counter", int, v.Attributes]
 _generation = itertools.count()
@@ -34,6 +36,14 @@ class Metrics:
         self._semconv = _Semconv(meter) if vocabulary.semconv else None
         self._tallies: weakref.WeakSet[_Tally] = weakref.WeakSet()
         self._left: deque[_Left] = deque()
+        self._names = vocabulary
+        self._queue_duration = meter.create_histogram(
+            v.QUEUE_DURATION,
+            "s",
+            "How long messages had waited at the broker",
+            explicit_bucket_boundaries_advisory=v.SECONDS_BUCKETS,
+        )
+        self._lags = _lags_of(meter)
         # Never exported, since it never has a value: its callback is how one learns that metrics are being collected.
         # Each instrumenting has a name of its own, because a meter keeps the first callback for a name.
         name = f"otel_messaging.collecting.{next(_generation)}"
@@ -56,6 +66,22 @@ class Metrics:
                 made.append(OperationMetrics(tally, duration, factor, attributes))
         return tuple(made)
 
+    def waiting(
+        self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts
+    ) -> tuple[Histogram, v.Attributes]:
+        """Where to record how long the messages of an operation have waited, in seconds."""
+        return self._queue_duration, self._names.metric_attributes(action, verb, destination, facts)
+
+    def lag(self, facts: v.Facts) -> Lag:
+        """A new gauge of messages that wait behind those delivered.
+
+        Args:
+            facts: what they wait for: system, destination, group, partition.
+        """
+        made = Lag(self._names.write({}, facts))
+        self._lags.add(made)
+        return made
+
     def flush(self) -> None:
         """Hand over what was counted."""
         self._hand_over()
@@ -73,6 +99,38 @@ class Metrics:
         except Exception as error:
             safety.report("counting messages", error)
         return ()
+
+
+class Lag:
+    """How many messages wait behind the one delivered last. Gone from the metrics as soon as nobody keeps it.
+
+    Attributes:
+        value: that number; None while it is not known.
+    """
+
+    __slots__ = ("__weakref__", "attributes", "value")
+
+    def __init__(self, attributes: v.Attributes) -> None:
+        self.attributes = attributes
+        self.value: int | None = None
+
+
+_lags: weakref.WeakKeyDictionary[Meter, weakref.WeakSet[Lag]] = weakref.WeakKeyDictionary()
+
+
+def _lags_of(meter: Meter) -> weakref.WeakSet[Lag]:
+    """The gauges of a meter, which keeps the first callback for a name and so is given just one."""
+    lags = _lags.get(meter)
+    if lags is None:
+        lags = _lags[meter] = weakref.WeakSet()
+
+        def observe(_options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(lag.value, lag.attributes) for lag in list(lags) if lag.value is not None]
+
+        meter.create_observable_gauge(
+            v.CONSUMER_LAG, [observe], "{message}", "Messages waiting behind the one delivered last"
+        )
+    return lags
 
 
 class _Tally:

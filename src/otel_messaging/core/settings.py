@@ -26,6 +26,8 @@ class Settings:
         process_spans: whether a consumer span lasts until the message is handled, or only until it is handed over.
         settle: ``event``, ``span`` or ``off``: how acknowledgements appear; by vocabulary if not set.
         metrics: whether messages are counted and timed.
+        queue_time: whether to record how long a message has waited at the broker, where its timestamp tells.
+        lag: whether to record how many messages were waiting behind a message, where the client knows.
         excluded_destinations: globs of destinations without span and metric.
         capture_headers: globs of header names to record as ``messaging.header.<name>``.
     """
@@ -35,6 +37,8 @@ class Settings:
     process_spans: bool = True
     settle: str = "event"
     metrics: bool = True
+    queue_time: bool = True
+    lag: bool = True
     excluded_destinations: tuple[str, ...] = ()
     capture_headers: tuple[str, ...] = ()
 
@@ -68,6 +72,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "process_spans": _switch,
     "settle": _choice("event", "span", "off"),
     "metrics": _switch,
+    "queue_time": _switch,
+    "lag": _switch,
     "excluded_destinations": _globs,
     "capture_headers": _globs,
 }

@@ -19,12 +19,12 @@ from . import vocabulary as v
 from .metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.metrics import Histogram, MeterProvider
     from opentelemetry.trace import Span, SpanContext, TracerProvider
 
-    from .metrics import OperationMetrics
+    from .metrics import Lag, OperationMetrics
     from .settings import Settings
 
 _DELIVERY = create_key("otel-messaging-delivery")
@@ -65,10 +65,31 @@ class Failure(NamedTuple):
     message: str
 
 
+class Moment(NamedTuple):
+    """A point in time, to tell later of what began or ended at it."""
+
+    clock: float
+    """By the performance counter, in seconds."""
+    time: int
+    """Since the epoch, in nanoseconds."""
+
+    @classmethod
+    def now(cls) -> Moment:
+        """This moment."""
+        return cls(time.perf_counter(), time.time_ns())
+
+
+class Pull(NamedTuple):
+    """What pulling one message is: in the guide its handling alone, in the conventions a call and then the handling."""
+
+    receive: Operation | None
+    handle: Operation
+
+
 class Operation:
     """All that is the same for every message that goes one way: made once and kept, so that messages cost less."""
 
-    __slots__ = ("attributes", "destination", "excluded", "facts", "kind", "metrics", "name", "settles")
+    __slots__ = ("attributes", "destination", "excluded", "facts", "kind", "metrics", "name", "settles", "waiting")
 
     def __init__(
         self,
@@ -78,6 +99,7 @@ class Operation:
         destination: v.Destination,
         facts: v.Facts,
         metrics: tuple[OperationMetrics, ...],
+        waiting: tuple[Histogram, v.Attributes] | None,
         excluded: bool,
     ) -> None:
         self.name = name
@@ -86,6 +108,7 @@ class Operation:
         self.destination = destination
         self.facts = facts
         self.metrics = metrics
+        self.waiting = waiting
         self.excluded = excluded
         self.settles: dict[str, Operation] = {}
 
@@ -95,9 +118,9 @@ class Running:
 
     __slots__ = ("_started", "_telemetry", "operation", "span")
 
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span) -> None:
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float | None = None) -> None:
         self._telemetry = telemetry
-        self._started = time.perf_counter() if operation.metrics else 0.0
+        self._started = time.perf_counter() if started is None and operation.metrics else started or 0.0
         self.operation = operation
         self.span = span
 
@@ -105,7 +128,7 @@ class Running:
         self,
         error: BaseException | Failure | None,
         facts: v.Facts = (),
-        stopped: tuple[float, int] | None = None,
+        stopped: Moment | None = None,
         count: int = 1,
     ) -> None:
         """End the span and count. Never raises.
@@ -113,7 +136,7 @@ class Running:
         Args:
             error: what went wrong, if anything did.
             facts: what became known since the start.
-            stopped: when the operation really ended, by the performance counter and in nanoseconds since the epoch.
+            stopped: when the operation really ended, if that was before.
             count: how many messages it was about.
         """
         try:
@@ -122,9 +145,9 @@ class Running:
                 if span.is_recording():
                     self._conclude(span, error, facts)
             finally:
-                span.end(None if stopped is None else stopped[1])
+                span.end(None if stopped is None else stopped.time)
             if self.operation.metrics:
-                seconds = (time.perf_counter() if stopped is None else stopped[0]) - self._started
+                seconds = (time.perf_counter() if stopped is None else stopped.clock) - self._started
                 error_type = None if error is None else _error_type(error)
                 for recorder in self.operation.metrics:
                     recorder.record(seconds, count, error_type)
@@ -195,7 +218,7 @@ class Delivery(Running):
         outer = previous.get(_DELIVERY)
         self._outer = outer if isinstance(outer, Delivery) and not outer.done else None
         self._error: BaseException | None = None
-        self._stopped: tuple[float, int] | None = None
+        self._stopped: Moment | None = None
         self._where: tuple[Any, int] | None = None
 
     def end(self, error: BaseException | None = None) -> None:
@@ -227,7 +250,7 @@ class Delivery(Running):
         """
         if self.done or self._stopped is not None:
             return
-        self._stopped = (time.perf_counter(), time.time_ns())
+        self._stopped = Moment.now()
         self._where = where
         self._restore()
 
@@ -316,13 +339,16 @@ class Telemetry:
             facts: what is the same for all of its messages.
         """
         names = self.vocabulary
+        meters = self._metrics
+        timed = meters is not None and self.settings.queue_time and action is not v.PUBLISH and action is not v.SETTLE
         return Operation(
             name=names.span_name(action, verb, destination),
             kind=names.kind(action),
             attributes=names.write({}, names.describe(action, verb, destination, facts)),
             destination=destination,
             facts=facts,
-            metrics=self._metrics.operation(action, verb, destination, facts) if self._metrics else (),
+            metrics=meters.operation(action, verb, destination, facts) if meters is not None else (),
+            waiting=meters.waiting(action, verb, destination, facts) if meters is not None and timed else None,
             excluded=any(fnmatchcase(destination.name, glob) for glob in self.settings.excluded_destinations),
         )
 
@@ -365,6 +391,7 @@ class Telemetry:
         headers: Mapping[str, Any] | None,
         message: Any,
         context: Context,
+        waited: float | None = None,
     ) -> Delivery | None:
         """Begin to handle a message, and make its context current.
 
@@ -374,6 +401,7 @@ class Telemetry:
             headers: its headers, names in lower case.
             message: what tells it from others, for `Delivery.message`.
             context: the current context.
+            waited: how long it has waited at the broker, in seconds, if that is known.
 
         Returns:
             The message being handled; None when its destination is excluded.
@@ -381,6 +409,8 @@ class Telemetry:
         if operation.excluded:
             return None
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
+        if waited is not None and self.settings.queue_time:
+            self._waited(operation, max(0.0, waited), attributes)
         if headers:
             self._capture(headers, attributes)
         parent, links = self._correlate(headers, context)
@@ -393,6 +423,55 @@ class Telemetry:
         dict.__setitem__(current, _DELIVERY, delivery)  # nobody else has this context yet
         attach(current)
         return delivery
+
+    def receive(
+        self,
+        operation: Operation,
+        facts: v.Facts,
+        messages: Sequence[Mapping[str, Any] | None],
+        context: Context,
+        began: Moment,
+        error: BaseException | None = None,
+    ) -> None:
+        """Tell of a call that has pulled messages, after it has returned.
+
+        Args:
+            operation: what was called.
+            facts: what is known of the messages as a whole.
+            messages: the headers of each message, names in lower case. Each is linked.
+            context: the current context.
+            began: when the call began.
+            error: what the call raised, if anything.
+        """
+        if operation.excluded:
+            return
+        remotes = (_span_context(propagation.extract(headers, Context())) for headers in messages if headers)
+        links = tuple(Link(remote) for remote in remotes if remote is not None)
+        attributes = self.vocabulary.write(operation.attributes.copy(), facts)
+        parent = _with_span(_recording(context), context)
+        span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links, began.time)
+        Running(self, operation, span, began.clock)._finish(error, count=len(messages))
+
+    def pull(self, verb: str, destination: v.Destination, facts: v.Facts) -> Pull:
+        """Prepare to pull single messages.
+
+        Args:
+            verb: the library's own word for it.
+            destination: where the messages come from.
+            facts: what is the same for all of them.
+        """
+        if not self.vocabulary.semconv:
+            return Pull(None, self.operation(v.DELIVER, "process", destination, facts))
+        receive = self.operation(v.RECEIVE, verb, destination, facts)
+        return Pull(receive, self.operation(v.PROCESS, "process", destination, facts))
+
+    def lag(self, facts: v.Facts) -> Lag | None:
+        """A gauge of messages that wait, or None where that is not wanted.
+
+        Args:
+            facts: what they wait for: system, destination, group, partition.
+        """
+        return self._metrics.lag(facts) if self._metrics is not None and self.settings.lag else None
 
     def tell_consume_hook(self, delivery: Delivery, message: Any) -> None:
         """Call the application's ``consume_hook``, whatever it does."""
@@ -436,9 +515,7 @@ class Telemetry:
 
     def _correlate(self, headers: Mapping[str, Any] | None, context: Context) -> tuple[Context, tuple[Link, ...]]:
         """The context of a message's span, and the spans that it is linked to."""
-        ambient = context.get(_SPAN)
-        if not isinstance(ambient, trace.Span) or not ambient.is_recording():
-            ambient = None  # over, or never told of: a task has the context of whoever started it
+        ambient = _recording(context)
         base = baggage.clear(set_span_in_context(INVALID_SPAN, context)) if context else context
         carried = propagation.extract(headers, base) if headers else base
         remote = _span_context(carried)
@@ -454,6 +531,12 @@ class Telemetry:
         if around.trace_id != remote.trace_id:
             links.append(Link(around))
         return carried, tuple(links)
+
+    def _waited(self, operation: Operation, seconds: float, attributes: v.Attributes) -> None:
+        self.vocabulary.write(attributes, ((v.QUEUE_TIME, seconds),))
+        if operation.waiting is not None:
+            histogram, described = operation.waiting
+            histogram.record(seconds, described)
 
     def _republished(self, headers: Mapping[str, Any], context: Context) -> tuple[Link, ...]:
         """A link to the context that a message carried before it was published again."""
@@ -504,7 +587,13 @@ class Settlement:
             safety.report(f"recording {self._verb!r}", failure)
 
 
-_UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), excluded=True)
+_UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), None, excluded=True)
+
+
+def _recording(context: Context) -> Span | None:
+    """The span around a call, unless it is over or was never told of: a task has the context of whoever started it."""
+    span = context.get(_SPAN)
+    return span if isinstance(span, trace.Span) and span.is_recording() else None
 
 
 def _span_context(context: Context) -> SpanContext | None:

@@ -45,6 +45,10 @@ NATS_SUBJECT = "subject"
 NATS_GROUP = "queue group or durable"
 NATS_STREAM = "stream"
 NATS_SEQUENCE = "sequence"
+QUEUE_TIME = "queue time"  # seconds
+LAG = "lag"
+ATTEMPT = "attempt"
+REDELIVERED = "redelivered"
 
 # fact: (the guide's name, the conventions' name); None where a vocabulary has none.
 _NAMES: dict[str, tuple[str | None, str | None]] = {
@@ -81,6 +85,11 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     NATS_GROUP: (None, "messaging.consumer.group.name"),
     NATS_STREAM: ("messaging.nats.stream", "messaging.nats.stream"),
     NATS_SEQUENCE: ("messaging.nats.sequence", "messaging.nats.sequence"),
+    # Ours, in both: neither vocabulary has a name for what only the broker knows.
+    QUEUE_TIME: ("messaging.message.queue_time", "messaging.message.queue_time"),
+    LAG: ("messaging.consumer.lag", "messaging.consumer.lag"),
+    ATTEMPT: ("messaging.message.delivery_attempt", "messaging.message.delivery_attempt"),
+    REDELIVERED: ("messaging.message.redelivered", "messaging.message.redelivered"),
 }
 
 # Attributes whose type differs from the fact's: a partition is a number to Kafka and a string to the conventions.
@@ -99,6 +108,8 @@ CLIENT_SENT = "messaging.client.sent.messages"
 CLIENT_CONSUMED = "messaging.client.consumed.messages"
 CLIENT_DURATION = "messaging.client.operation.duration"
 PROCESS_DURATION = "messaging.process.duration"
+QUEUE_DURATION = "messaging.queue.duration"  # ours, in both vocabularies
+CONSUMER_LAG = "messaging.consumer.lag"  # ours, in both vocabularies
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 MILLISECONDS_BUCKETS = tuple(1000 * bound for bound in SECONDS_BUCKETS)
 
@@ -139,7 +150,7 @@ class Destination:
     """Where messages go to or come from.
 
     Attributes:
-        name: in the guide's words.
+        name: in the guide's words; empty where the messages of a batch have no destination in common.
         semconv: in the conventions' words, where they compose another name.
         template: stands for the name in span names and metrics where names are many, such as a wildcard.
         temporary: the name is made up for one conversation, and stays out of span names and metrics.
@@ -191,7 +202,8 @@ class Vocabulary:
         word = verb if self.semconv else action.operation
         if destination.template:
             return f"{word} {destination.template}"
-        return word if destination.temporary else f"{word} {self.destination(destination)}"
+        name = "" if destination.temporary else self.destination(destination)
+        return f"{word} {name}" if name else word
 
     def kind(self, action: Action) -> SpanKind:
         """The span kind of an action."""
@@ -203,7 +215,7 @@ class Vocabulary:
             (OPERATION, action.operation),
             (OPERATION_NAME, verb),
             (OPERATION_TYPE, action.type),
-            (DESTINATION, self.destination(destination)),
+            (DESTINATION, self.destination(destination) or None),
             (TEMPLATE, destination.template),
             (TEMPORARY, destination.temporary or None),
             *facts,

@@ -1,0 +1,98 @@
+"""Lists of messages as the library returns them, whose messages are handled one by one as they are looped over."""
+
+from __future__ import annotations
+
+import opcode
+import sys
+from typing import TYPE_CHECKING, Any
+
+from . import safety
+from .scope import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
+
+    from .telemetry import Delivery
+
+_LOOPS = frozenset({"FOR_ITER", "SEND", "YIELD_FROM"})
+
+
+class Batch(list[Any]):
+    """A list of messages, in all but its loops a plain list: equal to one, and copied and pickled as one.
+
+    A ``for`` loop or a comprehension over it, also through ``enumerate``, ``chain`` or a generator, handles each
+    message while its body runs. What takes the list at once (``list``, ``sorted``, a pool's ``map``) handles nothing.
+    No message is handled twice.
+
+    Args:
+        messages: what the library has returned.
+        begin: starts to handle one of them. It never raises.
+    """
+
+    __slots__ = ("_begin", "_begun", "held")
+
+    def __init__(self, messages: list[Any], begin: Callable[[Any], Delivery | None]) -> None:
+        super().__init__(messages)
+        self.held = Held()
+        self._begin = begin
+        self._begun: set[int] = set()
+
+    def __iter__(self) -> Iterator[Any]:
+        return _BatchLoop(self, super().__iter__())
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[type, tuple[list[Any]]]:
+        return list, (self[:],)
+
+    def begin(self, message: Any) -> None:
+        """The application has a message of the batch, perhaps not for the first time."""
+        if id(message) not in self._begun:
+            self._begun.add(id(message))
+            self.held.hold(self._begin(message))
+
+
+class _BatchLoop:
+    """A loop over a batch, which the interpreter lets go of the moment that the loop is left."""
+
+    __slots__ = ("_at", "_batch", "_code", "_looping", "_plain", "_token")
+
+    def __init__(self, batch: Batch, plain: Iterator[Any]) -> None:
+        self._batch = batch
+        self._plain = plain
+        self._token = object()
+        self._code: CodeType | None = None
+        self._at = -1
+        self._looping = False
+
+    def __iter__(self) -> _BatchLoop:
+        return self
+
+    def __next__(self) -> Any:
+        held = self._batch.held
+        held.end()
+        message = next(self._plain)
+        try:
+            if self._is_asked_by_loop(sys._getframe(1)):
+                held.asker = self._token
+                self._batch.begin(message)
+        except Exception as error:
+            safety.report("looping over a batch", error)
+        return message
+
+    def _is_asked_by_loop(self, frame: FrameType) -> bool:
+        """Whether a frame is at a loop, and not at a call that takes all at once. The same frame asks many times."""
+        code, at = frame.f_code, frame.f_lasti
+        if code is not self._code or at != self._at:
+            self._code, self._at = code, at
+            self._looping = opcode.opname[code.co_code[at]] in _LOOPS
+        return self._looping
+
+    def __length_hint__(self) -> int:
+        return self._plain.__length_hint__()  # type: ignore[attr-defined, no-any-return]
+
+    def __del__(self) -> None:
+        try:
+            frame = sys._getframe(1)
+            self._batch.held.leave(self._token, (frame.f_code, frame.f_lasti))
+        except Exception as error:
+            safety.report("leaving a loop", error)
