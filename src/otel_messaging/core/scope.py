@@ -68,12 +68,16 @@ class _Loop:
     __slots__ = ("_consumer", "_held", "_token")
 
     def __init__(self, consumer: Any, held: Held) -> None:
-        self._consumer = consumer
-        self._held = held
-        self._token = object()  # not the loop itself, which nothing may keep
+        own = object.__setattr__
+        own(self, "_consumer", consumer)
+        own(self, "_held", held)
+        own(self, "_token", object())  # not the loop itself, which nothing may keep
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._consumer, name, value)
 
     @property
     def __class__(self) -> type:

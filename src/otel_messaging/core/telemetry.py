@@ -34,13 +34,13 @@ _OK = Status(StatusCode.OK)
 (_SPAN,) = set_span_in_context(INVALID_SPAN, Context())
 
 
-def _suppression_keys() -> tuple[str, ...]:
+def _suppression_keys() -> frozenset[str]:
     before = set(get_current())
     with suppress_instrumentation():
-        return tuple(set(get_current()) - before)
+        return frozenset(set(get_current()) - before)
 
 
-_SUPPRESSED, *_SUPPRESSED_TOO = _suppression_keys()
+_SUPPRESSION = _suppression_keys()
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,16 @@ class Operation:
 
 
 class Running:
-    """An operation that has begun: its span, and when it began."""
+    """An operation that has begun: its span, and when it began.
+
+    Its subclasses, made for every message, set these attributes themselves: a call to here would cost as much again.
+    """
 
     __slots__ = ("_started", "_telemetry", "operation", "span")
 
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float | None = None) -> None:
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float) -> None:
         self._telemetry = telemetry
-        self._started = time.perf_counter() if started is None and operation.metrics else started or 0.0
+        self._started = started
         self.operation = operation
         self.span = span
 
@@ -173,7 +176,10 @@ class Publication(Running):
     __slots__ = ("_open", "carrier")
 
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
-        super().__init__(telemetry, operation, span)
+        self._telemetry = telemetry
+        self._started = time.perf_counter() if operation.metrics else 0.0
+        self.operation = operation
+        self.span = span
         self.carrier = carrier
         self._open = True
 
@@ -211,7 +217,10 @@ class Delivery(Running):
     __slots__ = ("_error", "_outer", "_previous", "_stopped", "_where", "done", "message")
 
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, message: Any, previous: Context) -> None:
-        super().__init__(telemetry, operation, span)
+        self._telemetry = telemetry
+        self._started = time.perf_counter() if operation.metrics else 0.0
+        self.operation = operation
+        self.span = span
         self.message = message
         self.done = False
         self._previous = previous
@@ -274,8 +283,7 @@ class Delivery(Running):
         current = get_current()
         if current.get(_DELIVERY) is not self:
             return
-        span = current.get(_SPAN)
-        if span is not self.span and isinstance(span, trace.Span) and span.is_recording():
+        if current.get(_SPAN) is not self.span and _recording(current) is not None:
             return  # the application's own span, still open
         previous, outer = self._previous, self._outer
         while outer is not None and outer.done:  # messages of two consumers may end in any order
@@ -325,7 +333,7 @@ class Telemetry:
         if not self.enabled:
             return None
         context = get_current()
-        if context and (context.get(_SUPPRESSED) or any(context.get(key) for key in _SUPPRESSED_TOO)):
+        if not _SUPPRESSION.isdisjoint(context) and any(context.get(key) for key in _SUPPRESSION):
             return None
         return context
 
@@ -506,7 +514,7 @@ class Telemetry:
             settle = operation.settles[verb] = self.operation(v.SETTLE, verb, operation.destination, operation.facts)
         attributes = self.vocabulary.write({**settle.attributes, **details}, facts)
         span = self._tracer.start_span(settle.name, get_current(), settle.kind, attributes)
-        return Settlement(verb, details, span, Running(self, settle, span))
+        return Settlement(verb, details, span, Running(self, settle, span, time.perf_counter()))
 
     def current_delivery(self, context: Context) -> Delivery | None:
         """The message that is being handled in a context."""
@@ -592,15 +600,15 @@ _UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), 
 
 def _recording(context: Context) -> Span | None:
     """The span around a call, unless it is over or was never told of: a task has the context of whoever started it."""
-    span = context.get(_SPAN)
-    return span if isinstance(span, trace.Span) and span.is_recording() else None
+    span: Any = context.get(_SPAN)
+    return span if span is not None and span.is_recording() else None
 
 
 def _span_context(context: Context) -> SpanContext | None:
-    span = context.get(_SPAN)
-    if not isinstance(span, trace.Span):
+    span: Any = context.get(_SPAN)
+    if span is None:
         return None
-    found = span.get_span_context()
+    found: SpanContext = span.get_span_context()
     return found if found.is_valid else None
 
 
