@@ -10,6 +10,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 
 class Open(SpanProcessor):
@@ -58,6 +59,23 @@ class Recorder:
     def span(self, name: str) -> ReadableSpan:
         """The one span of a name."""
         return self.spans(name, count=1)[0]
+
+    def producers(self, count: int) -> list[ReadableSpan]:
+        """The spans of published messages: exactly `count`, in the order of their ends."""
+        return self._of_kind(SpanKind.PRODUCER, count)
+
+    def consumers(self, count: int) -> list[ReadableSpan]:
+        """The spans of consumed messages: exactly `count`, in the order of their ends."""
+        return self._of_kind(SpanKind.CONSUMER, count)
+
+    def _of_kind(self, kind: SpanKind, count: int) -> list[ReadableSpan]:
+        end = time.monotonic() + 5.0
+        while True:
+            found = [span for span in self.exporter.get_finished_spans() if span.kind is kind]
+            if len(found) >= count or time.monotonic() > end:
+                assert len(found) == count, [shape(span) for span in self.exporter.get_finished_spans()]
+                return found
+            time.sleep(0.01)
 
     def metrics(self) -> dict[str, list[tuple[dict[str, Any], Any]]]:
         """By metric: the attributes and the value of each point; of a histogram the count."""

@@ -18,3 +18,6 @@ if TYPE_CHECKING:
 DRIVERS: dict[str, type[Driver]] = {
     driver.library: driver for driver in (KafkaPythonDriver, AioPikaDriver, NatsPyDriver)
 }
+
+CALLBACKS = [name for name, driver in DRIVERS.items() if driver.callbacks]
+"""The libraries whose messages can be handled by a callback."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlsplit
 
 from otel_messaging import AioPikaInstrumentor
@@ -15,6 +16,7 @@ class AioPikaDriver(Driver):
     instrumentor = AioPikaInstrumentor
     broker = "rabbitmq_address"
     settles = "ack"
+    funnel = ("aio_pika.exchange", "Exchange", "publish")
     varying = frozenset({"messaging.message.id", "messaging.rabbitmq.message.delivery_tag"})
 
     async def open(self):
@@ -23,10 +25,18 @@ class AioPikaDriver(Driver):
         self.connection = await aio_pika.connect_robust(self.address)
         self.channel = await self.connection.channel()
         self.queues = []
+        asyncio.get_running_loop().set_exception_handler(self._report)
+
+    def _report(self, _loop, report):
+        if "exception" in report:
+            self.errors.append(report["exception"])
 
     async def close(self):
-        for queue in self.queues:
-            await queue.delete(if_unused=False, if_empty=False)
+        asyncio.get_running_loop().set_exception_handler(None)
+        if self.queues:
+            channel = await self.connection.channel()
+            for queue in self.queues:
+                await channel.queue_delete(queue.name)
         await self.connection.close()
 
     async def queue(self, name):
@@ -43,7 +53,14 @@ class AioPikaDriver(Driver):
         message = aio_pika.Message(body, headers=headers)
         await self.channel.default_exchange.publish(message, destination)
 
-    async def loop(self, listener, count, body):
+    @property
+    def publisher(self):
+        return self.channel.default_exchange
+
+    async def disconnect(self):
+        await self.channel.close()
+
+    async def loop(self, listener, count, body, after=None):
         seen = 0
         async with listener.iterator(timeout=8) as messages:
             async for message in messages:
@@ -52,12 +69,48 @@ class AioPikaDriver(Driver):
                     await call(body, message)
                 if seen == count:
                     break
+            if after is not None:
+                after()
         assert seen == count
+
+    async def first(self, listener):
+        async for message in listener.iterator(no_ack=True, timeout=8):
+            return message
+        return None
+
+    async def drain(self, listener, count, body, after=None):
+        seen = 0
+        try:
+            async for message in listener.iterator(no_ack=True, timeout=0.3):
+                seen += 1
+                await call(body, message)
+        except asyncio.TimeoutError:
+            if after is not None:
+                after()
+        assert seen == count
+
+    async def guarded_loop(self, listener, body):
+        async with listener.iterator(no_ack=True, timeout=8) as messages:
+            async for message in messages:
+                await call(body, message)
+                break
+
+    def iterate(self, listener):
+        return listener.iterator(no_ack=True, timeout=8).__aiter__()
+
+    async def advance(self, iterator):
+        return await iterator.__anext__()
+
+    async def stop(self, listener, iterator):
+        await iterator.close()
 
     async def subscribe(self, destination, handler):
         queue = await self.queue(destination)
         await queue.consume(handler)
         return queue
+
+    async def interrupt(self, subscription):
+        await self.channel.close()
 
     def published(self, vocabulary, destination, body):
         common = {
@@ -84,6 +137,9 @@ class AioPikaDriver(Driver):
     def _server(self):
         url = urlsplit(self.address)
         return {"server.address": url.hostname, "server.port": url.port or 5672}
+
+    def varying_types(self, vocabulary):
+        return {"messaging.message.id": "str", "messaging.rabbitmq.message.delivery_tag": "int"}
 
     def body(self, message):
         return message.body

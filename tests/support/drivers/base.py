@@ -18,7 +18,7 @@ class Driver:
         verb: the library's word for publishing, in the conventions.
         callbacks: whether messages can be handled by a callback.
         settles: the library's word for accepting a message, or None.
-        client: the attributes that name the client, in both vocabularies.
+        funnel: the method that every message leaves by: module, class, name.
     """
 
     library: ClassVar[str]
@@ -28,9 +28,11 @@ class Driver:
     verb: ClassVar[str] = "publish"
     callbacks: ClassVar[bool] = True
     settles: ClassVar[str | None] = None
+    funnel: ClassVar[tuple[str, str, str]]
 
     def __init__(self, address: str):
         self.address = address
+        self.errors: list[BaseException] = []
 
     def name(self) -> str:
         """A destination that nobody else uses."""
@@ -46,16 +48,66 @@ class Driver:
         """Be ready to consume a destination by a loop; called before anything is published there."""
         raise NotImplementedError
 
-    async def publish(self, destination: str, body: bytes = b"body", headers: dict[str, str] | None = None) -> None:
-        """Publish one message and wait until the broker has it, where the library lets one wait."""
+    async def publish(self, destination: str, body: bytes = b"body", headers: Any = None) -> None:
+        """Publish one message and wait until the broker has it, where the library lets one wait.
+
+        `headers` are a dictionary of texts, or what `native` makes of one, which is passed on as it is.
+        """
         raise NotImplementedError
 
-    async def loop(self, listener: Any, count: int, body: Any) -> None:
-        """Loop over `count` messages and leave by `break`; `body(message)` may be a coroutine function, and may raise."""
+    def native(self, headers: dict[str, Any]) -> Any:
+        """Headers in the library's own form."""
+        return dict(headers)
+
+    @property
+    def publisher(self) -> Any:
+        """The object that has the method `funnel`."""
+        raise NotImplementedError
+
+    async def disconnect(self) -> None:
+        """Close what publishes, so that publishing fails."""
+        raise NotImplementedError
+
+    async def loop(self, listener: Any, count: int, body: Any, after: Any = None) -> None:
+        """Loop over `count` messages and leave by `break`.
+
+        `body(message)` may be a coroutine function, and may raise; `after()` is called right behind the loop.
+        """
+        raise NotImplementedError
+
+    async def first(self, listener: Any) -> Any:
+        """Leave a loop by `return`, with its first message."""
+        raise NotImplementedError
+
+    async def drain(self, listener: Any, count: int, body: Any, after: Any = None) -> None:
+        """Loop over `count` messages and go on until the loop ends by itself, in the library's own way."""
+        raise NotImplementedError
+
+    async def guarded_loop(self, listener: Any, body: Any) -> None:
+        """Loop once inside a `with` block of the library, which sees what the body raises; skip if it has none."""
+        raise NotImplementedError
+
+    def iterate(self, listener: Any) -> Any:
+        """An iterator that `advance` takes: a loop, step by step."""
+        raise NotImplementedError
+
+    async def advance(self, iterator: Any) -> Any:
+        """The next message of an iterator."""
+        raise NotImplementedError
+
+    async def stop(self, listener: Any, iterator: Any) -> None:
+        """Close a consumer and its iterator."""
         raise NotImplementedError
 
     async def subscribe(self, destination: str, handler: Any) -> Any:
-        """Have each message handled by a coroutine function, if the library has callbacks."""
+        """Have each message handled by a coroutine function, if the library has callbacks.
+
+        What the library reports of exceptions in it ends up in `errors`.
+        """
+        raise NotImplementedError
+
+    async def interrupt(self, subscription: Any) -> None:
+        """Have the library cancel the handler that is running."""
         raise NotImplementedError
 
     def published(self, vocabulary: str, destination: str, body: bytes) -> dict[str, Any]:
@@ -68,6 +120,10 @@ class Driver:
 
     varying: ClassVar[frozenset[str]] = frozenset()
     """The attributes that `published` and `consumed` leave out: present, but not known beforehand."""
+
+    def varying_types(self, vocabulary: str) -> dict[str, str]:
+        """The types of those attributes on a consumed message."""
+        raise NotImplementedError
 
     def body(self, message: Any) -> bytes:
         """The body of a message."""

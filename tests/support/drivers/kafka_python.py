@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from otel_messaging import KafkaPythonInstrumentor
 
 from .base import Driver, both, call
@@ -16,6 +18,7 @@ class KafkaPythonDriver(Driver):
     broker = "kafka_address"
     verb = "send"
     callbacks = False
+    funnel = ("kafka.producer.kafka", "KafkaProducer", "send")
     varying = frozenset({"messaging.kafka.message.offset", "messaging.kafka.offset", "messaging.kafka.cluster.id"})
 
     async def open(self):
@@ -51,17 +54,62 @@ class KafkaPythonDriver(Driver):
         return consumer
 
     async def publish(self, destination, body=b"body", headers=None):
-        given = [(name, value.encode()) for name, value in headers.items()] if headers else None
+        given = self.native(headers) if isinstance(headers, dict) else headers
         self.producer.send(destination, body, partition=0, headers=given).get(timeout=10)
 
-    async def loop(self, listener, count, body):
+    def native(self, headers):
+        return [(name, value.encode() if isinstance(value, str) else value) for name, value in headers.items()]
+
+    @property
+    def publisher(self):
+        return self.producer
+
+    async def disconnect(self):
+        self.producer.close(timeout=5)
+
+    async def loop(self, listener, count, body, after=None):
         seen = 0
         for message in listener:
             seen += 1
             await call(body, message)
             if seen == count:
                 break
+        if after is not None:
+            after()
         assert seen == count
+
+    async def first(self, listener):
+        for message in listener:
+            return message
+        return None
+
+    async def drain(self, listener, count, body, after=None):
+        seen = 0
+        for message in listener:
+            seen += 1
+            if seen == count:
+                listener.config["consumer_timeout_ms"] = 300
+            await call(body, message)
+        if after is not None:
+            after()
+        assert seen == count
+
+    async def guarded_loop(self, listener, body):
+        if not hasattr(listener, "__enter__"):
+            pytest.skip("KafkaConsumer is a context manager since kafka-python 3.0")
+        with listener:
+            for message in listener:
+                await call(body, message)
+                break
+
+    def iterate(self, listener):
+        return iter(listener)
+
+    async def advance(self, iterator):
+        return next(iterator)
+
+    async def stop(self, listener, iterator):
+        listener.close()
 
     def published(self, vocabulary, destination, body):
         common = {
@@ -107,8 +155,18 @@ class KafkaPythonDriver(Driver):
         host, _, port = self.address.rpartition(":")
         return {"server.address": host, "server.port": int(port)}
 
+    def varying_types(self, vocabulary):
+        guide, semconv = {"messaging.kafka.message.offset": "int"}, {"messaging.kafka.offset": "int"}
+        if self.cluster_id() is not None:
+            semconv["messaging.kafka.cluster.id"] = "str"
+        return both(vocabulary, guide, semconv)
+
+    def cluster_id(self):
+        """The cluster's id, which clients know since 3.0."""
+        return getattr(self.producer._metadata, "cluster_id", None)
+
     def body(self, message):
         return message.value
 
     def headers(self, message):
-        return [(name, value.decode()) for name, value in message.headers]
+        return [(name, value.decode(errors="replace")) for name, value in message.headers]

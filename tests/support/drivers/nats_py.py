@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import urlsplit
 
+import pytest
+
 from otel_messaging import NatsPyInstrumentor
 
 from .base import Driver, both, call
@@ -15,13 +17,12 @@ class NatsPyDriver(Driver):
     system = "nats"
     instrumentor = NatsPyInstrumentor
     broker = "nats_address"
-
+    funnel = ("nats.aio.client", "Client", "publish")
     varying = frozenset({"messaging.client.id"})
 
     async def open(self):
         import nats
 
-        self.errors = []
         self.client = await nats.connect(self.address, error_cb=self.error)
 
     async def error(self, error):
@@ -39,7 +40,14 @@ class NatsPyDriver(Driver):
         await self.client.publish(destination, body, headers=headers)
         await self.client.flush()
 
-    async def loop(self, listener, count, body):
+    @property
+    def publisher(self):
+        return self.client
+
+    async def disconnect(self):
+        await self.client.close()
+
+    async def loop(self, listener, count, body, after=None):
         seen = 0
         async with asyncio.timeout(8) if hasattr(asyncio, "timeout") else _Unlimited():
             async for message in listener.messages:
@@ -47,7 +55,39 @@ class NatsPyDriver(Driver):
                 await call(body, message)
                 if seen == count:
                     break
+            if after is not None:
+                after()
         assert seen == count
+
+    async def first(self, listener):
+        async for message in listener.messages:
+            return message
+        return None
+
+    async def drain(self, listener, count, body, after=None):
+        seen = 0
+        await listener.unsubscribe(limit=count)
+        async for message in listener.messages:
+            seen += 1
+            await call(body, message)
+        if after is not None:
+            after()
+        assert seen == count
+
+    async def guarded_loop(self, listener, body):
+        pytest.skip("nats-py has no with block around messages")
+
+    def iterate(self, listener):
+        return listener.messages.__aiter__()
+
+    async def advance(self, iterator):
+        return await iterator.__anext__()
+
+    async def stop(self, listener, iterator):
+        await listener.unsubscribe()
+
+    async def interrupt(self, subscription):
+        await subscription.unsubscribe()
 
     async def subscribe(self, destination, handler):
         subscription = await self.client.subscribe(destination, cb=handler)
@@ -75,6 +115,9 @@ class NatsPyDriver(Driver):
         }
         semconv = {"messaging.operation.name": name, "messaging.operation.type": kind}
         return both(vocabulary, {**common, **guide}, {**common, **semconv})
+
+    def varying_types(self, vocabulary):
+        return {"messaging.client.id": "str"}
 
     def body(self, message):
         return message.data

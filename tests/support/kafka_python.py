@@ -1,0 +1,97 @@
+"""What the tests of kafka-python share: clients that are closed after each test, and what an installed version does."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from importlib import metadata
+
+import pytest
+
+from otel_messaging import KafkaPythonInstrumentor
+from tests.support.drivers import KafkaPythonDriver
+
+
+def _version() -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in metadata.version("kafka-python").split(".")[:3])
+    except metadata.PackageNotFoundError:
+        metadata.version("kafka-python-ng")
+        return (2, 0, 6)  # what kafka-python-ng 2.2.3 behaves like
+
+
+VERSION = _version()
+
+# The library's own: of 2.0.2 when imported, of 3.x about serializers that are plain functions.
+QUIET = [
+    pytest.mark.filterwarnings("ignore:_SixMetaPathImporter:ImportWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not implement kafka.serializer:DeprecationWarning"),
+]
+
+
+class Application:
+    """An application of kafka-python, instrumented or not.
+
+    Attributes:
+        topic: a topic that nobody else uses.
+    """
+
+    def __init__(self, address: str, instrument, stack: contextlib.ExitStack):
+        self.address = address
+        self.topic = f"test-{uuid.uuid4().hex[:12]}"
+        self._instrument = instrument
+        self._stack = stack
+        self._driver = KafkaPythonDriver(address)
+        self._driver.consumers = []
+
+    def instrument(self, **arguments):
+        self._instrument(KafkaPythonInstrumentor, **arguments)
+
+    def producer(self, **options):
+        """A producer, closed after the test; its topic is known to it."""
+        from kafka import KafkaProducer
+
+        producer = KafkaProducer(**{"bootstrap_servers": self.address, "client_id": "sender", **options})
+        self._stack.callback(_close, producer)
+        return producer
+
+    def consumer(self, **options):
+        """A consumer of partition 0 from its beginning, closed after the test."""
+        consumer = self._driver.consumer(self.topic, **options)
+        self._stack.callback(consumer.close)
+        return consumer
+
+    def fill(self, *values, **options):
+        """Publish to partition 0, unseen by the recorder."""
+        from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+        with suppress_instrumentation():
+            producer = self.producer()
+            for value in values:
+                producer.send(self.topic, value, partition=0, **options)
+            producer.flush(10)
+            producer.close()
+
+
+def _close(producer):
+    with contextlib.suppress(Exception):
+        producer.close(timeout=2)
+
+
+@pytest.fixture
+def stack():
+    with contextlib.ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def plain(kafka_address, instrument, stack):
+    """An application that is not instrumented yet."""
+    return Application(kafka_address, instrument, stack)
+
+
+@pytest.fixture
+def application(plain):
+    """An instrumented application."""
+    plain.instrument()
+    return plain
