@@ -223,9 +223,7 @@ class Delivery(Running):
         self.span = span
         self.message = message
         self.done = False
-        self._previous = previous
-        outer = previous.get(_DELIVERY)
-        self._outer = outer if isinstance(outer, Delivery) and not outer.done else None
+        self._previous, self._outer = _unhandled(previous) if _DELIVERY in previous else (previous, None)
         self._error: BaseException | None = None
         self._stopped: Moment | None = None
         self._where: tuple[Any, int] | None = None
@@ -285,10 +283,14 @@ class Delivery(Running):
             return
         if current.get(_SPAN) is not self.span and _recording(current) is not None:
             return  # the application's own span, still open
+        attach(self.before()[0])
+
+    def before(self) -> tuple[Context, Delivery | None]:
+        """The context from before this message, and the message that is handled in it."""
         previous, outer = self._previous, self._outer
         while outer is not None and outer.done:  # messages of two consumers may end in any order
             previous, outer = outer._previous, outer._outer
-        attach(previous)
+        return previous, outer
 
 
 class Telemetry:
@@ -602,6 +604,20 @@ def _recording(context: Context) -> Span | None:
     """The span around a call, unless it is over or was never told of: a task has the context of whoever started it."""
     span: Any = context.get(_SPAN)
     return span if span is not None and span.is_recording() else None
+
+
+def _unhandled(context: Context) -> tuple[Context, Delivery | None]:
+    """A context without the messages whose handling was ended elsewhere, and the message that is handled in it.
+
+    Their contexts would follow one another for ever, where one task asks for messages and another one settles them.
+    """
+    delivery = context.get(_DELIVERY)
+    if not isinstance(delivery, Delivery) or not delivery.done:
+        return context, delivery if isinstance(delivery, Delivery) else None
+    span = context.get(_SPAN)
+    if span is not delivery.span and isinstance(span, trace.Span) and span.is_recording():
+        return context, None  # the application's own span, still open
+    return delivery.before()
 
 
 def _span_context(context: Context) -> SpanContext | None:
