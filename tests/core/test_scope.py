@@ -1,0 +1,452 @@
+"""What is current while messages are handled, in whichever order their handling ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import itertools
+import threading
+import weakref
+
+import pytest
+from opentelemetry import baggage, context, trace
+from opentelemetry.context import attach, detach, get_current
+
+from otel_messaging.core.scope import AsyncLoop, Held, Loop, handle
+from tests.support.recorder import shape, span_id
+
+
+def current():
+    return trace.get_current_span()
+
+
+def in_thread(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    thread.join()
+
+
+def test_a_message_is_current_until_it_is_handled(desk, recorder):
+    before = get_current()
+    delivery = desk().deliver()
+    assert current() is delivery.span
+    delivery.end()
+    assert get_current() is before
+    recorder.spans("receive orders", count=1)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_messages_of_several_consumers_end_in_any_order(desk, recorder, order):
+    before = get_current()
+    office = desk()
+    deliveries = [office.deliver(f"queue-{number}") for number in range(3)]
+    for number in order:
+        deliveries[number].end()
+        held = [delivery for delivery in deliveries if not delivery.done]
+        assert current() is (held[-1].span if held else trace.INVALID_SPAN)
+    assert get_current() is before
+    recorder.spans(count=3)
+
+
+def test_ending_twice_is_harmless(desk, recorder):
+    delivery = desk().deliver()
+    delivery.end()
+    with recorder.tracer.start_as_current_span("next") as span:
+        delivery.end(ValueError("late"))
+        delivery.leave((None, 0))
+        assert current() is span
+    assert recorder.span("receive orders").status.status_code is trace.StatusCode.OK
+    assert recorder.metrics()["messaging.messages.consumed"][0][1] == 1
+
+
+def test_an_open_span_of_the_application_stays_current(desk, recorder):
+    delivery = desk().deliver()
+    span = recorder.tracer.start_span("mine")
+    token = attach(trace.set_span_in_context(span))
+    delivery.end()
+    assert current() is span
+    span.end()
+    detach(token)
+    assert current() is delivery.span, "the application's own token brings back what it had replaced"
+    attach(context.Context())
+
+
+def test_an_ended_span_of_the_application_does_not_stay(desk, recorder):
+    before = get_current()
+    delivery = desk().deliver()
+    span = recorder.tracer.start_span("mine")
+    attach(trace.set_span_in_context(span))
+    span.end()
+    delivery.end()
+    assert get_current() is before
+
+
+def test_what_the_application_had_attached_is_back(desk, recorder):
+    token = attach(baggage.set_baggage("user", "ada"))
+    delivery = desk().deliver()
+    delivery.end()
+    assert baggage.get_all() == {"user": "ada"}
+    detach(token)
+
+
+def test_the_end_in_another_thread_leaves_that_threads_context(desk, recorder):
+    delivery = desk().deliver()
+    seen = []
+
+    def close():
+        with recorder.tracer.start_as_current_span("closing") as span:
+            delivery.end()
+            seen.append(current() is span)
+
+    in_thread(close)
+    assert seen == [True]
+    recorder.span("receive orders")
+    attach(context.Context())
+
+
+def test_the_end_in_another_context_leaves_that_context(desk, recorder):
+    delivery = contextvars.copy_context().run(desk().deliver)
+    assert current() is trace.INVALID_SPAN
+    with recorder.tracer.start_as_current_span("mine") as span:
+        delivery.end()
+        assert current() is span
+    recorder.span("receive orders")
+
+
+def test_a_message_begun_below_one_that_ended_elsewhere_does_not_bring_it_back(desk, recorder, request):
+    before = get_current()
+    request.addfinalizer(lambda: attach(before))
+    office = desk()
+    first = office.deliver("first")
+    in_thread(first.end)
+    second = office.deliver("second")
+    second.end()
+    assert get_current() is before
+
+
+def test_an_exception_that_passes_is_recorded(desk, recorder):
+    delivery = desk().deliver()
+    delivery.end(ValueError("no address"))
+    found = shape(recorder.span("receive orders"))
+    assert found["status"] == ("ERROR", "no address")
+    assert found["attributes"]["error.type"] == "ValueError"
+    assert found["events"] == [
+        (
+            "exception",
+            {"exception.type": "ValueError", "exception.message": "no address", "exception.escaped": "False"},
+        )
+    ]
+
+
+def test_an_exception_that_was_seen_inside_is_recorded_at_the_end(desk, recorder):
+    delivery = desk().deliver()
+    delivery.fail(KeyError("seen"))
+    assert recorder.spans() == []
+    delivery.end()
+    assert recorder.span("receive orders").attributes["error.type"] == "KeyError"
+
+
+def test_no_span_outlasts_the_handing_over_if_so_set(desk, recorder):
+    from otel_messaging.core.settings import Settings
+
+    before = get_current()
+    delivery = desk(Settings(process_spans=False)).deliver()
+    assert get_current() is before
+    recorder.span("receive orders")
+    delivery.end()
+    recorder.spans(count=1)
+
+
+# Held: what one consumer has handed out
+
+
+def test_a_consumer_that_is_asked_again_has_handled_the_last(desk, recorder):
+    office, held = desk(), Held()
+    held.hold(office.deliver("first"))
+    held.end()
+    held.hold(office.deliver("second"))
+    held.end()
+    held.end()
+    assert [span.name for span in recorder.spans()] == ["receive first", "receive second"]
+    assert [span.parent for span in recorder.spans()] == [None, None]
+
+
+def test_a_consumer_keeps_no_handled_message(desk, recorder):
+    held = Held()
+    held.hold(desk().deliver())
+    kept = weakref.ref(held.delivery.span)
+    held.end()
+    recorder.exporter.clear()
+    gc.collect()
+    assert held.delivery is None
+    assert kept() is None
+
+
+# Loops
+
+
+class Consumer:
+    """A consumer of nothing but numbers, as the adapters patch one."""
+
+    def __init__(self, office, numbers):
+        self.office, self.held, self.numbers = office, Held(), iter(numbers)
+        self.closed = False
+
+    def __iter__(self):
+        return Loop(self, self.held)
+
+    def __next__(self):
+        self.held.end()
+        number = next(self.numbers)
+        self.held.hold(self.office.deliver(f"queue-{number}"))
+        return number
+
+    def __aiter__(self):
+        return AsyncLoop(self, self.held)
+
+    async def __anext__(self):
+        self.held.end()
+        await asyncio.sleep(0)
+        try:
+            number = next(self.numbers)
+        except StopIteration:
+            raise StopAsyncIteration from None
+        self.held.hold(self.office.deliver(f"queue-{number}"))
+        return number
+
+    async def __aenter__(self):
+        self.held.entered = True
+        return self
+
+    async def __aexit__(self, kind, error, trace):
+        self.held.exit(error)
+
+    def close(self):
+        self.held.end()
+        self.closed = True
+
+
+@pytest.fixture
+def consumer(desk):
+    return Consumer(desk(), range(3))
+
+
+def test_a_loop_to_the_end_handles_each_message_in_turn(consumer, recorder):
+    before = get_current()
+    seen = [span_id(current()) for _ in consumer]
+    assert seen == [span_id(span) for span in recorder.spans(count=3)]
+    assert get_current() is before
+
+
+def test_a_break_ends_the_handling_at_once(consumer, recorder):
+    before = get_current()
+    for _ in consumer:
+        break
+    assert get_current() is before
+    recorder.spans(count=1)
+
+
+def test_an_exception_ends_the_handling_when_it_has_left_the_loop(consumer, recorder):
+    before = get_current()
+
+    def body():
+        for _ in consumer:
+            raise ValueError("body")
+
+    with pytest.raises(ValueError, match="body"):
+        body()
+    gc.collect()
+    assert get_current() is before
+    recorder.spans(count=1)
+
+
+def test_a_return_from_a_generator_ends_the_handling(consumer, recorder):
+    def numbers():
+        yield from consumer
+
+    generator = numbers()
+    assert next(generator) == 0
+    generator.close()
+    recorder.spans(count=1)
+    assert current() is trace.INVALID_SPAN
+
+
+def test_a_loop_in_a_loop_over_the_same_consumer(consumer, recorder):
+    for _ in consumer:
+        for _ in consumer:
+            break
+        assert current() is trace.INVALID_SPAN, "the inner loop has asked for another message and was left"
+        break
+    assert [span.name for span in recorder.spans()] == ["receive queue-0", "receive queue-1"]
+
+
+def test_a_second_loop_goes_on_where_the_first_was_left(consumer, recorder):
+    for _ in consumer:
+        break
+    assert list(consumer) == [1, 2]
+    recorder.spans(count=3)
+
+
+def test_a_loop_that_is_left_elsewhere_does_not_touch_that_context(consumer, recorder):
+    loop = iter(consumer)
+    contextvars.copy_context().run(next, loop)
+    with recorder.tracer.start_as_current_span("mine") as span:
+        del loop
+        assert current() is span
+    recorder.span("receive queue-0")
+
+
+def test_a_message_asked_for_without_the_loop_outlives_it(consumer, recorder):
+    loop = iter(consumer)
+    next(loop)
+    next(consumer)
+    del loop
+    assert current() is consumer.held.delivery.span
+    consumer.close()
+    recorder.spans(count=2)
+
+
+def test_a_loop_is_the_consumer_to_all_who_ask(consumer):
+    loop = iter(consumer)
+    assert isinstance(loop, Consumer)
+    assert loop == consumer
+    assert consumer == loop
+    assert loop != object()
+    assert hash(loop) == hash(consumer)
+    assert repr(loop) == repr(consumer)
+    assert iter(loop) is loop
+    assert loop.numbers is consumer.numbers
+    loop.closed = "yes"
+    assert consumer.closed == "yes"
+    loop.close()
+    assert consumer.closed is True
+    with pytest.raises(AttributeError, match="'Consumer' object has no attribute 'missing'"):
+        loop.missing  # noqa: B018
+
+
+def test_nothing_keeps_a_loop(consumer):
+    loop = iter(consumer)
+    assert gc.get_referrers(loop) == [] or all(found is not consumer for found in gc.get_referrers(loop))
+    consumer_gone = weakref.ref(consumer)
+    del consumer
+    assert consumer_gone() is not None
+    next(loop)
+    loop.close()
+
+
+async def test_an_asynchronous_loop_is_left_by_break(consumer, recorder):
+    before = get_current()
+    async for _ in consumer:
+        assert current() is consumer.held.delivery.span
+        break
+    assert get_current() is before
+    recorder.spans(count=1)
+
+
+async def test_a_block_shows_the_exception_that_left_the_loop(consumer, recorder):
+    before = get_current()
+
+    async def body():
+        async with consumer as entered:
+            async for _ in entered:
+                raise ValueError("body")
+
+    with pytest.raises(ValueError, match="body"):
+        await body()
+    assert get_current() is before
+    assert shape(recorder.span("receive queue-0"))["status"] == ("ERROR", "body")
+
+
+async def test_an_exception_after_the_loop_is_not_the_messages(consumer, recorder):
+    async def body():
+        async with consumer as entered:
+            async for _ in entered:
+                break
+            assert current() is trace.INVALID_SPAN
+            raise ValueError("after")
+
+    with pytest.raises(ValueError, match="after"):
+        await body()
+    assert shape(recorder.span("receive queue-0"))["status"] == ("OK", None)
+
+
+async def test_a_span_whose_loop_was_left_does_not_last_until_the_block_ends(consumer, recorder):
+    async with consumer as entered:
+        async for _ in entered:
+            break
+        await asyncio.sleep(0.05)
+    span = recorder.span("receive queue-0")
+    assert span.end_time - span.start_time < 40_000_000
+
+
+async def test_a_callback_gives_back_what_it_returned(desk, recorder):
+    office = desk()
+
+    async def callback(message):
+        assert current() is not trace.INVALID_SPAN
+        return message * 2
+
+    assert await handle(lambda _: office.deliver(), callback, 21) == 42
+    assert current() is trace.INVALID_SPAN
+    recorder.span("receive orders")
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError(), KeyboardInterrupt()])
+async def test_a_callbacks_exception_is_the_same_object(desk, recorder, error):
+    office = desk()
+
+    async def callback(_):
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await handle(lambda _: office.deliver(), callback, None)
+    assert caught.value is error
+    assert recorder.span("receive orders").attributes["error.type"].endswith(type(error).__name__)
+    assert current() is trace.INVALID_SPAN
+
+
+async def test_a_callback_is_called_where_nothing_is_told():
+    async def callback(message):
+        return message
+
+    assert await handle(lambda _: None, callback, 1) == 1
+
+
+async def test_callbacks_at_the_same_time_do_not_mix(desk, recorder):
+    office = desk()
+
+    async def callback(name):
+        mine = current()
+        for _ in range(3):
+            await asyncio.sleep(0)
+            assert current() is mine
+        return mine
+
+    tasks = [handle(lambda name: office.deliver(name), callback, f"queue-{number}") for number in range(5)]
+    spans = await asyncio.gather(*tasks)
+    assert len({span_id(span) for span in spans}) == 5
+    recorder.spans(count=5)
+
+
+def test_contexts_of_messages_that_ended_elsewhere_do_not_pile_up(desk, recorder, request):
+    request.addfinalizer(lambda: attach(context.Context()))
+    office = desk()
+    first = office.deliver()
+    kept = weakref.ref(first.span)
+    in_thread(first.end)
+    del first
+    for _ in range(3):
+        in_thread(office.deliver().end)
+    recorder.exporter.clear()
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_span_of_the_application_over_a_message_that_ended_elsewhere_stays(desk, recorder, request):
+    request.addfinalizer(lambda: attach(context.Context()))
+    office = desk()
+    in_thread(office.deliver().end)
+    with recorder.tracer.start_as_current_span("mine") as span:
+        office.deliver().end()
+        assert current() is span
