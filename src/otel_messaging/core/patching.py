@@ -91,7 +91,7 @@ def _method(original: Any) -> Callable[..., Any]:
     What somebody else has put there need not be one: a wrapper of wrapt's tells its owner of the object only when it is
     bound to it, and what cannot be bound, such as a mock, is called without it.
     """
-    if isinstance(original, FunctionType):
+    if type(original) is FunctionType:  # a proxy claims to be one
         return original
     bind = getattr(type(original), "__get__", None)
     if bind is None:
