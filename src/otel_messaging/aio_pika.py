@@ -5,6 +5,7 @@ The library: https://docs.aio-pika.com
 
 from __future__ import annotations
 
+import re
 import sys
 from contextvars import ContextVar
 from functools import partial
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from .core.telemetry import Delivery, Operation, Publication, Settlement, Telemetry
 
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
-_TEMPORARY = ("amq.gen-", "amq_", "amq.rabbitmq.reply-to")  # made by the broker, by robust queues, for direct replies
+# Queues that the broker names, that stand for direct replies, and that a robust queue names.
+_TEMPORARY = re.compile(r"amq\.gen-|amq\.rabbitmq\.reply-to|amq_(0x)?[0-9a-f]{24,32}$")
 _UNROUTABLE = "returned by the broker: {text}"
 
 _publishing: ContextVar[Publication | None] = ContextVar("otel_messaging_aio_pika_publishing", default=None)
@@ -68,7 +70,8 @@ class _AioPika:
         operation = self._settled.get(key)
         if operation is None:
             facts = ((v.SYSTEM, "rabbitmq"), *_server(message._IncomingMessage__channel.connection.url))
-            operation = self.telemetry.operation(v.DELIVER, "process", _source(*key, ""), facts)
+            destination = _source(*key, "", self.telemetry.vocabulary.semconv)
+            operation = self.telemetry.operation(v.DELIVER, "process", destination, facts)
             self._settled.put(key, operation)
         return operation
 
@@ -86,6 +89,7 @@ class _Exchange:
         """Begin to publish a message."""
         operation = self._operations.get(routing_key)
         if operation is None:
+            routing_key = str.__str__(routing_key)  # an enumeration's value
             facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
             destination = _target(self._name, routing_key, self.telemetry.vocabulary.semconv)
             operation = self.telemetry.operation(v.PUBLISH, "publish", destination, facts)
@@ -112,7 +116,7 @@ class _Source:
         operation = self._operations.get((exchange, routing_key))
         if operation is None:
             facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
-            destination = _source(exchange or "", routing_key or "", self._queue)
+            destination = _source(exchange or "", routing_key or "", self._queue, self.telemetry.vocabulary.semconv)
             operation = self.telemetry.operation(v.DELIVER, "process", destination, facts)
             self._operations.put((exchange, routing_key), operation)
         return operation
@@ -165,15 +169,16 @@ def _identity(message: Any) -> tuple[Any, Any]:
 
 
 def _target(exchange: str, routing_key: str, composed: bool) -> v.Destination:
-    temporary = routing_key.startswith(_TEMPORARY) and (composed or not exchange)
+    temporary = bool(_TEMPORARY.match(routing_key)) and (composed or not exchange)
     named = ":".join(part for part in (exchange, routing_key) if part) or "amq.default"
     return v.Destination(exchange or routing_key or "amq.default", semconv=named, temporary=temporary)
 
 
-def _source(exchange: str, routing_key: str, queue: str) -> v.Destination:
+def _source(exchange: str, routing_key: str, queue: str, composed: bool) -> v.Destination:
     parts = dict.fromkeys(part for part in (exchange, routing_key, queue) if part)
-    temporary = queue.startswith(_TEMPORARY)
-    return v.Destination(queue or exchange or routing_key, semconv=":".join(parts), temporary=temporary)
+    name = queue or exchange or routing_key
+    temporary = any(_TEMPORARY.match(part) for part in (parts if composed else (name,)))
+    return v.Destination(name, semconv=":".join(parts), temporary=temporary)
 
 
 def _server(url: Any) -> v.Facts:
@@ -246,7 +251,7 @@ def _basic_publish(_pika: _AioPika, publish: Callable[..., Any]) -> Callable[...
                 properties.headers = _add(properties.headers, publication.carrier)
         except Exception as error:
             report("Channel.basic_publish", error)
-        unnamed = properties is not None and properties.message_id is None
+        unnamed = properties is not None and not properties.message_id
         try:
             return await publish(self, *args, **kwargs)
         finally:
@@ -257,9 +262,17 @@ def _basic_publish(_pika: _AioPika, publish: Callable[..., Any]) -> Callable[...
 
 
 def _add(headers: Any, carrier: dict[str, str]) -> Any:
-    """New headers, with a context in them instead of any that was there."""
-    kept = {name: value for name, value in headers.items() if str(name).lower() not in fields()} if headers else {}
-    return {**kept, **carrier}
+    """New headers, with a context in them instead of any that was there; the same ones where a name is no text."""
+    if not headers:
+        return carrier
+    ours, added = fields(), {}
+    for name, value in headers.items():
+        if not isinstance(name, str):
+            return headers  # the library says so itself
+        if name.lower() not in ours:
+            added[name] = value
+    added.update(carrier)
+    return added
 
 
 def _basic_consume(pika: _AioPika, consume: Callable[..., Any]) -> Callable[..., Any]:
