@@ -25,6 +25,9 @@ GOOD = [
     ("settle", "OFF", "off"),
     ("metrics", "no", False),
     ("metrics", "1", True),
+    ("queue_time", "off", False),
+    ("lag", "yes", True),
+    ("lag", "no", False),
     ("excluded_destinations", "health", ("health",)),
     ("excluded_destinations", "health.*, ,audit-?", ("health.*", "audit-?")),
     ("capture_headers", "x-*,tenant", ("x-*", "tenant")),
@@ -34,6 +37,8 @@ BAD = [
     ("process_spans", "maybe", "must be true or false"),
     ("settle", "events", "must be one of event, span, off"),
     ("metrics", "2", "must be true or false"),
+    ("queue_time", "5 s", "must be true or false"),
+    ("lag", "-", "must be true or false"),
 ]
 
 
@@ -114,6 +119,8 @@ def test_a_bad_argument_leaves_what_the_variable_says(name, value, caplog):
         "OTEL_PYTHON_MESSAGING_PROCESS_SPANS": "false",
         "OTEL_PYTHON_MESSAGING_SETTLE": "off",
         "OTEL_PYTHON_MESSAGING_METRICS": "false",
+        "OTEL_PYTHON_MESSAGING_QUEUE_TIME": "false",
+        "OTEL_PYTHON_MESSAGING_LAG": "false",
         "OTEL_PYTHON_MESSAGING_CAPTURE_HEADERS": "x",
     }
     assert load({name: value}, variables) == load({}, variables)

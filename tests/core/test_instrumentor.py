@@ -1,0 +1,148 @@
+"""Versions, arguments, and what switching on and off does, for all three instrumentors."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+
+import pytest
+from opentelemetry.instrumentation.dependencies import DependencyConflictError
+
+from otel_messaging import AioPikaInstrumentor, KafkaPythonInstrumentor, NatsPyInstrumentor
+
+ALL = [KafkaPythonInstrumentor, AioPikaInstrumentor, NatsPyInstrumentor]
+
+
+@pytest.fixture(params=ALL, ids=[kind.__name__ for kind in ALL])
+def instrumentor(request):
+    yield request.param
+    if request.param().is_instrumented_by_opentelemetry:
+        request.param().uninstrument()
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Let distributions seem to be installed in the versions given, or not at all."""
+    real = importlib.metadata.Distribution.from_name.__func__
+    clients = {"kafka-python": None, "kafka-python-ng": None, "aio-pika": None, "nats-py": None}
+
+    class Fake(importlib.metadata.Distribution):
+        def __init__(self, version):
+            self.text = f"Metadata-Version: 2.1\nVersion: {version}\n"
+
+        def read_text(self, filename):
+            return self.text if filename == "METADATA" else None
+
+        def locate_file(self, path):
+            raise NotImplementedError
+
+    def from_name(cls, name):
+        if name not in clients:
+            return real(cls, name)
+        if clients[name] is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return Fake(clients[name])
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", classmethod(from_name))
+    return clients
+
+
+def patched(instrumentor):
+    """The methods of the client that are ours now."""
+    found = []
+    for patch in instrumentor.patches:
+        owner = getattr(__import__(patch.module, fromlist=["_"]), patch.owner, None)
+        method = vars(owner).get(patch.name) if owner else None
+        if getattr(method, "__code__", None) and "otel_messaging" in method.__code__.co_filename:
+            found.append(patch)
+    return found
+
+
+SUPPORTED = [
+    (KafkaPythonInstrumentor, "kafka-python", ["2.0.2", "2.3.2", "3.0.0", "3.0.12", "3.99"]),
+    (KafkaPythonInstrumentor, "kafka-python-ng", ["2.2.3"]),
+    (AioPikaInstrumentor, "aio-pika", ["9.0", "9.0.7", "9.6.2", "10.2.1"]),
+    (NatsPyInstrumentor, "nats-py", ["2.6.0", "2.16.0"]),
+]
+UNSUPPORTED = [
+    (KafkaPythonInstrumentor, "kafka-python", ["1.4.7", "2.0.1", "4.0.0"]),
+    (KafkaPythonInstrumentor, "kafka-python-ng", ["2.2.2", "4.0"]),
+    (AioPikaInstrumentor, "aio-pika", ["8.3.0", "11.0"]),
+    (NatsPyInstrumentor, "nats-py", ["2.5.0", "3.0.0"]),
+]
+
+
+def each(cases):
+    return [(kind, name, version) for kind, name, versions in cases for version in versions]
+
+
+@pytest.mark.parametrize(("kind", "name", "version"), each(SUPPORTED))
+def test_a_supported_version_is_instrumented(kind, name, version, installed, recorder):
+    installed[name] = version
+    kind().instrument(**recorder.providers)
+    assert kind().is_instrumented_by_opentelemetry
+    kind().uninstrument()
+
+
+@pytest.mark.parametrize(("kind", "name", "version"), each(UNSUPPORTED))
+def test_another_version_is_an_error_that_names_both(kind, name, version, installed, caplog):
+    installed[name] = version
+    kind().instrument()
+    assert not kind().is_instrumented_by_opentelemetry
+    assert patched(kind) == []
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert f"{name} {version}" in record.getMessage()
+    assert any(str(part) in record.getMessage() for part in ("2.0.2", "9.0", "2.6", "2.2.3"))
+
+
+def test_a_missing_client_is_an_error_and_nothing_else(instrumentor, installed, caplog):
+    instrumentor().instrument()
+    assert not instrumentor().is_instrumented_by_opentelemetry
+    assert patched(instrumentor) == []
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert instrumentor.__name__ in record.getMessage()
+    assert instrumentor.requirements[0].split()[0] in record.getMessage()
+
+
+def test_the_loader_skips_a_missing_client_by_an_exception(instrumentor, installed):
+    with pytest.raises(DependencyConflictError):
+        instrumentor().instrument(skip_dep_check=True)
+    assert not instrumentor().is_instrumented_by_opentelemetry
+
+
+def test_every_patch_is_applied_and_taken_back(instrumentor, recorder):
+    assert patched(instrumentor) == []
+    instrumentor().instrument(**recorder.providers)
+    missing = [patch for patch in instrumentor.patches if patch not in patched(instrumentor)]
+    assert all(patch.since for patch in missing)
+    instrumentor().uninstrument()
+    assert patched(instrumentor) == []
+
+
+def test_switching_on_twice_is_once(instrumentor, recorder, caplog):
+    instrumentor().instrument(**recorder.providers)
+    before = patched(instrumentor)
+    instrumentor().instrument(**recorder.providers)
+    assert patched(instrumentor) == before
+    assert "already instrumented" in caplog.text
+
+
+def test_an_argument_that_is_not_known_is_a_warning_that_lists_those_that_are(instrumentor, recorder, caplog):
+    instrumentor().instrument(**recorder.providers, vocabulary="semconv", setle="off")
+    assert instrumentor().is_instrumented_by_opentelemetry
+    (message,) = caplog.messages
+    assert message.startswith(
+        "instrument() does not know setle, vocabulary; it takes tracer_provider, meter_provider, "
+    )
+    for name in ("publish_hook", "consume_hook", "consumer_parent", "process_spans", "settle", "metrics"):
+        assert name in message
+
+
+def test_each_has_an_instance_of_its_own():
+    assert len({id(kind()) for kind in ALL}) == 3
+
+
+def test_what_it_depends_on_is_what_it_supports(instrumentor):
+    assert tuple(instrumentor().instrumentation_dependencies()) == instrumentor.requirements
