@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .core.telemetry import Operation, Publication, Telemetry
 
 _HEADERS_SINCE = (0, 11)
+_REST = ("partition", "timestamp_ms")  # of the parameters of `send`, those that follow the headers
 _SYSTEM = ((v.SYSTEM, "kafka"),)
 _CLOSED = Failure("producer_closed", "the producer was closed before the broker answered")
 
@@ -93,6 +94,7 @@ class _Producer:
         self.acknowledged_offsets = producer.config["acks"] != 0  # without acknowledgement the offset is made up
         self.carries_headers = producer.config["api_version"] >= _HEADERS_SINCE
         self.serializes = producer.config["value_serializer"] is not None
+        self._serializes_keys = producer.config["key_serializer"] is not None
         self.telemetry = telemetry
         self._cluster = _Cluster(producer._metadata)
         self._facts = (*_SYSTEM, (v.CLIENT_ID, producer.config["client_id"]))
@@ -108,6 +110,14 @@ class _Producer:
             operation = self.telemetry.operation(v.PUBLISH, "send", v.Destination(topic), facts)
             self._operations.put(topic, operation)
         return operation
+
+    def may_carry(self, value: Any, key: Any, headers: Any) -> bool:
+        """Whether a context may be added to a record."""
+        if not self.carries_headers or not (headers is None or _well_formed(headers)):
+            return False
+        # What is too large with a context is sent without, so that it must be possible to serialize it twice.
+        once = (self.serializes and hasattr(value, "__next__")) or (self._serializes_keys and hasattr(key, "__next__"))
+        return not once
 
     def leader(self, topic: str, partition: int) -> v.Facts:
         """The broker that leads a partition."""
@@ -154,7 +164,10 @@ class _Cluster:
         key = _Partition(topic, partition)
         leader = self._leaders.get(key)
         if leader is None:
-            broker = self._cluster.broker_metadata(self._cluster.leader_for_partition(key))
+            try:
+                broker = self._cluster.broker_metadata(self._cluster.leader_for_partition(key))
+            except KeyError:  # the producer's own thread is putting new metadata in place
+                return ()
             leader = self._leaders.put(key, _server(broker))
         return leader
 
@@ -180,15 +193,26 @@ class _Sent:
     def acknowledged(self, metadata: Any) -> None:
         """The broker has the record."""
         if self._claim():
+            facts: v.Facts = ()
             try:
-                self._publication.end(facts=self._facts(metadata) if self._publication.span.is_recording() else ())
+                if self._publication.span.is_recording():
+                    facts = self._facts(metadata)
             except Exception as error:
                 report("acknowledging a record", error)
+            finally:
+                self._publication.end(facts=facts)
 
-    def failed(self, error: BaseException | Failure) -> None:
+    def failed(self, error: BaseException | Failure | None) -> None:
         """The broker does not have the record, or nobody will know."""
         if self._claim():
             self._publication.end(error)
+
+    def answered(self, future: Any) -> None:
+        """The answer is there already."""
+        if future.exception is not None:
+            self.failed(future.exception)
+        else:
+            self.acknowledged(future.value)
 
     def _claim(self) -> bool:
         try:
@@ -200,13 +224,12 @@ class _Sent:
     def _facts(self, metadata: Any) -> v.Facts:
         leader = self._producer.leader(metadata.topic, metadata.partition)
         known = self._publication.operation.facts
+        size = metadata.serialized_value_size
         return (
             (v.KAFKA_PARTITION, metadata.partition),
             (v.KAFKA_OFFSET, metadata.offset if self._producer.acknowledged_offsets and metadata.offset >= 0 else None),
-            (
-                v.BODY_SIZE,
-                None if self._sized or metadata.serialized_value_size < 0 else metadata.serialized_value_size,
-            ),
+            (v.BODY_SIZE, None if self._sized or size < 0 else size),
+            (v.KAFKA_TOMBSTONE, True if size < 0 else None),
             *(() if all(fact in known for fact in leader) else leader),
         )
 
@@ -240,7 +263,7 @@ class _Consumer:
             (v.KAFKA_OFFSET, record.offset),
             (v.KAFKA_KEY, _key(record.key)),
             (v.BODY_SIZE, size if size >= 0 else None),
-            (v.KAFKA_TOMBSTONE, True if record.value is None else None),
+            (v.KAFKA_TOMBSTONE, True if size < 0 else None),  # the value itself is what a deserializer made of it
         )
         operation = self.operation(record.topic, record.partition)
         delivery = self.telemetry.deliver(operation, facts, _fold(record.headers), None, context)
@@ -251,7 +274,9 @@ class _Consumer:
 
 def _key(key: Any) -> str | None:
     """A key as text, if it has one that is beyond doubt."""
-    return str(key) if isinstance(key, (int, float)) else as_text(key)
+    if isinstance(key, (int, float)):
+        return str(key)
+    return None if isinstance(key, (list, tuple)) else as_text(key)
 
 
 def _fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | None:
@@ -275,6 +300,8 @@ def _add(headers: list[tuple[str, bytes]] | None, carrier: dict[str, str]) -> li
 
 def _send(kafka: _Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
     """`KafkaProducer.send` is where every record enters; its future tells what became of it."""
+    from kafka.errors import MessageSizeTooLargeError as too_large  # noqa: N813 (imported when the library is)
+
     telemetry = kafka.telemetry
 
     def wrapper(
@@ -287,15 +314,19 @@ def _send(kafka: _Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
             if context is not None and isinstance(topic, str):
                 producer = kafka.producer(self)
                 publication = _begin(telemetry, producer, context, topic, value, key, headers)
-                if publication.carrier and producer.carries_headers and (headers is None or _well_formed(headers)):
+                if publication.carrier and producer.may_carry(value, key, headers):
                     sent = _add(headers, publication.carrier)
                 if telemetry.publish_hook is not None:
-                    arguments = {"topic": topic, "value": value, "key": key, "headers": headers, **kwargs}
+                    rest = {**dict(zip(_REST, args, strict=False)), **kwargs}
+                    arguments = {"topic": topic, "value": value, "key": key, "headers": headers, **rest}
                     telemetry.tell_publish_hook(publication, PublishRequest(self, topic, arguments))
         except Exception as error:
             report("KafkaProducer.send", error)
         try:
-            future = send(self, topic, value, key, sent, *args, **kwargs)
+            if sent is headers:
+                future = send(self, topic, value, key, headers, *args, **kwargs)
+            else:
+                future = _carry(send, too_large, (self, topic, value, key), headers, sent, args, kwargs)
         except BaseException as error:
             if publication is not None:
                 publication.end(error)
@@ -307,25 +338,47 @@ def _send(kafka: _Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def _carry(
+    send: Callable[..., Any],
+    too_large: type[Exception],
+    record: tuple[Any, ...],
+    headers: Any,
+    sent: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Send a record with its context, or without where it is too large: perhaps it is so only with it."""
+    try:
+        future = send(*record, sent, *args, **kwargs)
+    except too_large:
+        future = None
+    # Until 2.3 the error comes with the future. Either way the producer has not taken the record.
+    if future is None or (getattr(future, "is_done", False) and isinstance(future.exception, too_large)):
+        return send(*record, headers, *args, **kwargs)
+    return future
+
+
 def _begin(
     telemetry: Telemetry, producer: _Producer, context: Context, topic: str, value: Any, key: Any, headers: Any
 ) -> Publication:
     facts = (
         (v.KAFKA_KEY, _key(key)),
         (v.BODY_SIZE, len(value) if isinstance(value, bytes) and not producer.serializes else None),
-        (v.KAFKA_TOMBSTONE, True if value is None else None),
+        (v.KAFKA_TOMBSTONE, True if value is None and not producer.serializes else None),
     )
     folded = _fold(headers) if headers and _well_formed(headers) else None
     return telemetry.publish(producer.operation(topic), facts, folded, context)
 
 
 def _await_answer(producer: _Producer, publication: Publication, future: Any, sized: bool) -> None:
+    sent = _Sent(producer, publication, sized)
     try:
-        sent = _Sent(producer, publication, sized)
         future.add_callback(sent.acknowledged)
         future.add_errback(sent.failed)
+        if future.is_done:  # until 2.1.2 without a lock: the answer may have come between its question and ours
+            sent.answered(future)
     except Exception as error:
-        publication.end()
+        sent.failed(None)  # no future of the library: nothing will be heard
         report("KafkaProducer.send", error)
 
 

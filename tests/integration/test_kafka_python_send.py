@@ -1,0 +1,389 @@
+"""`KafkaProducer.send`: what goes over the wire, what the span says of it, and which errors come out."""
+
+# ruff: noqa: F811 (fixtures)
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from opentelemetry import baggage, context, trace
+
+from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401 (fixtures)
+from tests.support.recorder import shape, span_id
+
+pytestmark = QUIET
+TRACEPARENT = "traceparent"
+AT_MOST_ONCE = {"enable_idempotence": False} if VERSION >= (3,) else {}
+
+
+def sent(application, count=1, **options):
+    """The records that arrived, read where nothing is recorded."""
+    from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+    with suppress_instrumentation():
+        consumer = application.consumer(**options)
+        return [next(consumer) for _ in range(count)]
+
+
+def carried(record):
+    """The span ids of the contexts in a record's headers."""
+    return [int(value.split(b"-")[2], 16) for name, value in record.headers if name == TRACEPARENT]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda topic: ((topic, b"v", None, [("a", b"1")], 0), {}),
+        lambda topic: ((topic, b"v", None, None, 0), {}),
+        lambda topic: ((topic, b"v"), {"headers": [("a", b"1")], "partition": 0}),
+        lambda topic: ((topic,), {"value": b"v", "headers": [], "partition": 0}),
+        lambda topic: ((), {"topic": topic, "key": b"k", "value": b"v", "partition": 0, "timestamp_ms": 1}),
+    ],
+    ids=["positional", "None positional", "keyword", "empty", "all keywords"],
+)
+def test_headers_are_added_however_the_arguments_are_given(application, recorder, arguments):
+    args, kwargs = arguments(application.topic)
+    application.producer().send(*args, **kwargs).get(10)
+    (record,) = sent(application)
+    given = [args[3] if len(args) > 3 else kwargs.get("headers")][0] or []
+    assert record.headers[:-1] == given
+    assert carried(record) == [span_id(recorder.span(f"publish {application.topic}"))]
+
+
+def test_a_list_that_is_used_again_stays_as_it_was_and_each_message_has_one_context(application, recorder):
+    producer, headers = application.producer(), [("a", b"1")]
+    for _ in range(3):
+        producer.send(application.topic, b"v", headers=headers, partition=0).get(10)
+    assert headers == [("a", b"1")]
+    spans = recorder.spans(count=3)
+    assert [carried(record) for record in sent(application, 3)] == [[span_id(span)] for span in spans]
+
+
+def test_a_context_that_was_carried_before_is_replaced_and_linked(application, recorder):
+    old = ("TraceParent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    application.producer().send(application.topic, b"v", headers=[old, ("a", b"1")], partition=0).get(10)
+    span = recorder.span(f"publish {application.topic}")
+    (record,) = sent(application)
+    assert [name for name, _ in record.headers] == ["a", TRACEPARENT]
+    assert carried(record) == [span_id(span)]
+    assert [link.context.span_id for link in span.links] == [0xB7AD6B7169203331]
+
+
+def test_other_headers_keep_their_order_repetitions_and_bytes(application):
+    given = [("b", b"\xff\xfe"), ("a", b""), ("b", b"2")]
+    application.producer().send(application.topic, b"v", headers=given, partition=0).get(10)
+    (record,) = sent(application)
+    assert record.headers[:-1] == given
+
+
+def test_the_span_is_a_child_of_the_current_one_and_baggage_goes_along(application, recorder):
+    with recorder.tracer.start_as_current_span("outer") as outer:
+        token = context.attach(baggage.set_baggage("tenant", "blue"))
+        application.producer().send(application.topic, b"v", partition=0).get(10)
+        context.detach(token)
+    assert recorder.span(f"publish {application.topic}").parent.span_id == span_id(outer)
+    (record,) = sent(application)
+    assert ("baggage", b"tenant=blue") in record.headers
+
+
+def test_a_broker_without_headers_gets_none(application, recorder):
+    """This broker does not take so old a format: what was sent is seen by its size, and no answer waited for."""
+    future = application.producer(api_version=(0, 10, 1), acks=0, **AT_MOST_ONCE).send(application.topic, b"v")
+    assert future.args[5] == -1  # the size of the headers
+    future.get(10)
+    assert recorder.span(f"publish {application.topic}").status.status_code is trace.StatusCode.OK
+
+
+KEYS = [
+    ({}, b"key", "key"),
+    ({}, b"\xff\xfe", None),
+    ({}, None, None),
+    ({"key_serializer": str.encode}, "kéy", "kéy"),
+    ({"key_serializer": lambda key: str(key).encode()}, 42, "42"),
+    ({"key_serializer": lambda key: "/".join(key).encode()}, ("a", "b"), None),
+]
+
+
+@pytest.mark.parametrize(("options", "key", "shown"), KEYS, ids=[repr(key) for _, key, _ in KEYS])
+def test_a_key_is_shown_where_it_is_text_or_a_number(application, recorder, options, key, shown):
+    application.producer(**options).send(application.topic, b"v", key=key).get(10)
+    assert recorder.span(f"publish {application.topic}").attributes.get("messaging.kafka.message.key") == shown
+
+
+@pytest.mark.parametrize(
+    ("serializer", "tombstone"),
+    [(None, True), (lambda value: value, True), (lambda value: b"null", None)],
+    ids=["none", "None to None", "None to null"],
+)
+def test_a_tombstone_is_what_has_no_value_on_the_wire(plain, recorder, monkeypatch, serializer, tombstone):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging")
+    plain.instrument()
+    plain.producer(value_serializer=serializer).send(plain.topic, None, key=b"k").get(10)
+    span = recorder.span(f"send {plain.topic}")
+    assert span.attributes.get("messaging.kafka.message.tombstone") is tombstone
+
+
+def test_the_size_is_that_of_the_serialized_value(application, recorder):
+    producer = application.producer(value_serializer=lambda value: value.encode() * 2)
+    producer.send(application.topic, "abc").get(10)
+    assert recorder.span(f"publish {application.topic}").attributes["messaging.message.payload_size_bytes"] == 6
+
+
+def test_a_value_that_is_no_bytes_object_has_a_size(application, recorder):
+    application.producer().send(application.topic, bytearray(b"abc")).get(10)
+    assert recorder.span(f"publish {application.topic}").attributes["messaging.message.payload_size_bytes"] == 3
+
+
+def test_without_acknowledgement_there_is_no_offset(application, recorder):
+    application.producer(acks=0, **AT_MOST_ONCE).send(application.topic, b"v", partition=2)
+    span = recorder.span(f"publish {application.topic}")
+    assert "messaging.kafka.message.offset" not in span.attributes
+    assert span.attributes["messaging.kafka.destination.partition"] == 2
+    assert span.status.status_code is trace.StatusCode.OK
+
+
+@pytest.mark.parametrize("partition", [None, 3])
+def test_the_span_has_the_partition_and_offset_of_the_acknowledgement(application, recorder, partition):
+    producer = application.producer()
+    producer.send(application.topic, b"v", key=b"k", partition=partition).get(10)
+    metadata = producer.send(application.topic, b"v", key=b"k", partition=partition).get(10)
+    span = recorder.spans(f"publish {application.topic}", count=2)[1]
+    assert metadata.offset == 1
+    assert span.attributes["messaging.kafka.destination.partition"] == metadata.partition
+    assert span.attributes["messaging.kafka.message.offset"] == 1
+
+
+def test_the_whole_span_of_a_message_with_a_key(application, recorder):
+    application.producer().send(application.topic, b"hello", key=b"k", partition=1).get(10)
+    host, _, port = application.address.rpartition(":")
+    assert shape(recorder.span(f"publish {application.topic}")) == {
+        "name": f"publish {application.topic}",
+        "kind": "PRODUCER",
+        "parent": None,
+        "links": [],
+        "status": ("OK", None),
+        "attributes": {
+            "messaging.system": "kafka",
+            "messaging.operation": "publish",
+            "messaging.destination.name": application.topic,
+            "messaging.client.id": "sender",
+            "messaging.message.payload_size_bytes": 5,
+            "messaging.kafka.message.key": "k",
+            "messaging.kafka.destination.partition": 1,
+            "messaging.kafka.message.offset": 0,
+            "server.address": host,
+            "server.port": int(port),
+        },
+        "events": [],
+    }
+
+
+def test_the_application_gets_the_very_future_and_its_callbacks_run(plain, recorder, monkeypatch):
+    from kafka import KafkaProducer
+
+    made, send = [], KafkaProducer.send
+
+    def remembering(self, *args, **kwargs):
+        made.append(send(self, *args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(KafkaProducer, "send", remembering)
+    plain.instrument()
+    future, answers = plain.producer().send(plain.topic, b"v"), []
+    assert future.add_callback(answers.append) is future
+    metadata = future.get(10)
+    assert made == [future]
+    assert answers == [metadata]
+
+
+def test_the_span_ends_with_the_acknowledgement_and_not_before(application, recorder):
+    producer = application.producer(linger_ms=30_000)
+    future = producer.send(application.topic, b"v")
+    assert recorder.spans() == []
+    producer.flush(10)
+    assert future.is_done
+    assert len(recorder.spans()) == 1
+
+
+def test_the_hook_is_told_the_arguments_by_their_names(plain, recorder):
+    requests = []
+    plain.instrument(publish_hook=lambda span, request: requests.append(request))
+    producer = plain.producer()
+    producer.send(plain.topic, b"v", None, None, 1, 5).get(10)
+    (request,) = requests
+    assert request.client is producer
+    assert request.destination == plain.topic
+    assert request.arguments == {
+        "topic": plain.topic,
+        "value": b"v",
+        "key": None,
+        "headers": None,
+        "partition": 1,
+        "timestamp_ms": 5,
+    }
+
+
+# Errors: what an uninstrumented producer does is the expectation.
+
+
+def outcome(call):
+    """What a call to `send` comes to, as plain values."""
+    try:
+        future = call()
+    except Exception as error:
+        return "raised", type(error), str(error)
+    try:
+        future.get(5)
+    except Exception as error:
+        return "failed", type(error), str(error)
+    return ("sent",)
+
+
+def boom(*_):
+    raise ZeroDivisionError("boom")
+
+
+LIMIT = 1000
+ERRORS = {
+    "tuple of headers": ({}, lambda: {"headers": (("a", b"1"),)}),
+    "dict of headers": ({}, lambda: {"headers": {"a": b"1"}}),
+    "generator of headers": ({}, lambda: {"headers": (item for item in [("a", b"1")])}),
+    "list as header": ({}, lambda: {"headers": [["a", b"1"]]}),
+    "three in a header": ({}, lambda: {"headers": [("a", b"1", b"2")]}),
+    "None in a header": ({}, lambda: {"headers": [("a", None)]}),
+    "str in a header": ({}, lambda: {"headers": [("a", "1")]}),
+    "bytes as a name": ({}, lambda: {"headers": [(b"a", b"1")]}),
+    "neither key nor value": ({}, lambda: {"value": None}),
+    "str without serializer": ({}, lambda: {"value": "text"}),
+    "unknown partition": ({}, lambda: {"partition": 99}),
+    "float timestamp": ({}, lambda: {"timestamp_ms": 1.5}),
+    "too large": ({"max_request_size": LIMIT}, lambda: {"value": b"x" * 2 * LIMIT}),
+    "serializer raises": ({"value_serializer": boom}, dict),
+    "partitioner raises": ({"partitioner": boom}, lambda: {"key": b"k", "partition": None}),
+    "unknown argument": ({}, lambda: {"colour": "blue"}),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_is_the_library_s_own_and_ends_the_span(plain, recorder, case):
+    options, arguments = ERRORS[case]
+    producer = plain.producer(**options)
+    producer.partitions_for(plain.topic)
+    call = lambda: producer.send(plain.topic, **{"value": b"v", "partition": 0, **arguments()})  # noqa: E731
+    expected = outcome(call)
+    assert expected[0] != "sent"
+    plain.instrument()
+    assert outcome(call) == expected
+    assert_failed(recorder.span(f"publish {plain.topic}"), *expected[1:])
+
+
+def assert_failed(span, kind, text):
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    found = shape(span)
+    assert found["status"] == ("ERROR", text)
+    assert found["attributes"]["error.type"] == name
+    assert [
+        (event, attributes["exception.type"], attributes["exception.message"]) for event, attributes in found["events"]
+    ] == [("exception", name, text)]
+
+
+@pytest.mark.parametrize("arguments", [((), {}), (("t",), {"topic": "t"}), ((None, b"v"), {}), ((b"t", b"v"), {})])
+def test_a_call_without_a_topic_fails_as_it_does_uninstrumented(plain, recorder, arguments):
+    args, kwargs = arguments
+    producer = plain.producer(max_block_ms=200)
+    call = lambda: producer.send(*args, **kwargs)  # noqa: E731
+    expected = outcome(call)
+    assert expected[0] == "raised"
+    plain.instrument()
+    assert outcome(call) == expected
+    assert recorder.spans() == []
+
+
+def test_sending_after_close_fails_as_it_does_uninstrumented(plain, recorder):
+    producer = plain.producer()
+    producer.partitions_for(plain.topic)
+    producer.close()
+    expected = outcome(lambda: producer.send(plain.topic, b"v"))
+    plain.instrument()
+    assert outcome(lambda: producer.send(plain.topic, b"v")) == expected
+    assert_failed(recorder.span(f"publish {plain.topic}"), *expected[1:])
+
+
+def test_an_error_of_the_broker_that_comes_with_the_future_is_recorded_once(application, recorder, monkeypatch):
+    from kafka.errors import TopicAuthorizationFailedError
+
+    producer = application.producer()
+
+    def refuse(*_):
+        raise TopicAuthorizationFailedError("no")
+
+    monkeypatch.setattr(producer, "_wait_on_metadata", refuse)
+    future, errors = producer.send(application.topic, b"v"), []
+    future.add_errback(errors.append)
+    assert [type(error) for error in errors] == [TopicAuthorizationFailedError]
+    assert_failed(recorder.span(f"publish {application.topic}"), type(errors[0]), str(errors[0]))
+
+
+def test_an_answer_that_comes_while_we_ask_for_it_is_not_lost(plain, recorder, monkeypatch):
+    """Until 2.1.2 futures have no lock, and a callback may be added after the callbacks were called."""
+    from kafka import KafkaProducer
+
+    class Deaf:
+        def __init__(self, value, exception):
+            self.is_done, self.value, self.exception = True, value, exception
+
+        def add_callback(self, *_):
+            return self
+
+        add_errback = add_callback
+
+    answers = [Deaf(None, ZeroDivisionError("late"))]
+    monkeypatch.setattr(KafkaProducer, "send", lambda self, *args, **kwargs: answers[0])
+    plain.instrument()
+    assert plain.producer().send(plain.topic, b"v") is answers[0]
+    assert_failed(recorder.span(f"publish {plain.topic}"), ZeroDivisionError, "late")
+
+
+def test_what_is_no_future_is_returned_as_it_is(plain, recorder, lenient, monkeypatch):
+    """Applications' own tests replace `send`, or what it returns."""
+    from kafka import KafkaProducer
+
+    monkeypatch.setattr(KafkaProducer, "send", lambda self, *args, **kwargs: "queued")
+    plain.instrument()
+    producer = plain.producer()
+    assert producer.send(plain.topic, b"v") == "queued"
+    assert len(recorder.spans()) == 1
+    producer.close()
+    assert len(recorder.spans()) == 1
+
+
+# Sizes: the context must never be what makes a record too large.
+
+
+def largest(application, **options):
+    """The length of the longest value that a producer takes without our header."""
+    from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+    producer = application.producer(max_request_size=LIMIT, **options)
+    with suppress_instrumentation():
+        for length in range(LIMIT, 0, -1):
+            value = b"x" * length
+            if outcome(functools.partial(producer.send, application.topic, value, partition=0)) == ("sent",):
+                return producer, length
+    raise AssertionError("nothing fits")
+
+
+@pytest.mark.parametrize("options", [{}, {"value_serializer": bytes}], ids=["bytes", "serialized"])
+def test_a_record_that_only_just_fits_is_sent_without_a_context(application, recorder, options):
+    producer, length = largest(application, **options)
+    producer.send(application.topic, b"x" * length, partition=0).get(10)
+    producer.send(application.topic, b"x" * (length // 2), partition=0).get(10)
+    assert [len(carried(record)) for record in sent(application, 3)] == [0, 0, 1]
+    assert [span.status.status_code.name for span in recorder.spans()] == ["OK", "OK"]
+
+
+def test_a_value_that_can_be_serialized_only_once_is_serialized_once(application, recorder):
+    producer, length = largest(application, value_serializer=lambda v: v if isinstance(v, bytes) else b"".join(v))
+    producer.send(application.topic, iter([b"x" * length]), partition=0).get(10)
+    assert [len(record.value) for record in sent(application, 2)] == [length, length]
