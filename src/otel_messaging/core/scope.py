@@ -98,10 +98,18 @@ class _Loop:
 
     def __del__(self) -> None:
         try:
-            frame = sys._getframe(1)
-            self._held.leave(self._token, (frame.f_code, frame.f_lasti))
+            self._held.leave(self._token, _caller())
         except Exception as error:
             safety.report("leaving a loop", error)
+
+
+def _caller() -> tuple[Any, int]:
+    """The code that lets go of a loop, and the index of its instruction."""
+    try:
+        frame = sys._getframe(2)
+    except ValueError:
+        return None, 0  # the interpreter does, at its exit
+    return frame.f_code, frame.f_lasti
 
 
 class Loop(_Loop):
