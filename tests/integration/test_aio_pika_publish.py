@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import enum
 import gc
 import weakref
@@ -216,13 +216,13 @@ async def test_header_values_of_every_type_arrive_as_they_were_sent(connect):
         "list": ["a", 1, None],
         "none": None,
         "int": 7,
-        "when": datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc),
+        "when": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc),
         "nested": {"traceparent": "not ours"},
     }
     await driver.channel.default_exchange.publish(Message(b"", headers=headers), queue.name)
     found = dict((await fetch(queue)).headers)
     assert found.pop("traceparent")
-    found["when"] = found["when"].replace(tzinfo=datetime.timezone.utc)  # old pamqp leaves the zone out
+    found["when"] = found["when"].replace(tzinfo=dt.timezone.utc)  # old pamqp leaves the zone out
     assert found == headers
 
 
