@@ -53,6 +53,10 @@ class AioPikaDriver(Driver):
         message = aio_pika.Message(body, headers=headers)
         await self.channel.default_exchange.publish(message, destination)
 
+    def odd_headers(self):
+        values = (7, 1.5, True, None, [], [[]], ["no", 7], {"a": "b"}, bytearray(b"\xff\xfe"))
+        return [{"traceparent": value} for value in values]
+
     @property
     def publisher(self):
         return self.channel.default_exchange

@@ -19,6 +19,7 @@ class Driver:
         callbacks: whether messages can be handled by a callback.
         settles: the library's word for accepting a message, or None.
         funnel: the method that every message leaves by: module, class, name.
+        ascii_headers: whether the installed version loses headers that are not ASCII.
     """
 
     library: ClassVar[str]
@@ -29,6 +30,7 @@ class Driver:
     callbacks: ClassVar[bool] = True
     settles: ClassVar[str | None] = None
     funnel: ClassVar[tuple[str, str, str]]
+    ascii_headers: ClassVar[bool] = False
 
     def __init__(self, address: str):
         self.address = address
@@ -58,6 +60,10 @@ class Driver:
     def native(self, headers: dict[str, Any]) -> Any:
         """Headers in the library's own form."""
         return dict(headers)
+
+    def odd_headers(self) -> list[Any]:
+        """Headers that the library takes, named as a context and with values that are none, in its own form."""
+        return []
 
     @property
     def publisher(self) -> Any:

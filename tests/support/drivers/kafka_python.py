@@ -60,6 +60,9 @@ class KafkaPythonDriver(Driver):
     def native(self, headers):
         return [(name, value.encode() if isinstance(value, str) else value) for name, value in headers.items()]
 
+    def odd_headers(self):
+        return [[("traceparent", b"\xff\xfe")], [("traceparent", b""), ("traceparent", b"\x00")], [("", b"\xff")]]
+
     @property
     def publisher(self):
         return self.producer

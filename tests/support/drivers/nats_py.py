@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.metadata import version
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,6 +19,7 @@ class NatsPyDriver(Driver):
     instrumentor = NatsPyInstrumentor
     broker = "nats_address"
     funnel = ("nats.aio.client", "Client", "publish")
+    ascii_headers = tuple(int(part) for part in version("nats-py").split(".")[:2]) < (2, 15)
     varying = frozenset({"messaging.client.id"})
 
     async def open(self):
