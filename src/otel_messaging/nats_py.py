@@ -6,6 +6,7 @@ The library: https://nats-io.github.io/nats.py
 from __future__ import annotations
 
 import inspect
+import re
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from .core import vocabulary as v
 from .core.cache import Cache
 from .core.instrumentor import MessagingInstrumentor
 from .core.patching import Patch
-from .core.propagation import fields
+from .core.propagation import as_text, fields
 from .core.rivals import Rival
 from .core.safety import report
 from .core.scope import AsyncLoop, Held, handle
@@ -23,19 +24,22 @@ from .core.state import find, keep
 from .core.telemetry import PublishRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from opentelemetry.context import Context
 
     from .core.telemetry import Delivery, Operation, Publication, Settlement, Telemetry
 
-_MESSAGE_ID = "Nats-Msg-Id"
+_MESSAGE_ID = "nats-msg-id"
 _HEADER_OVERHEAD = len("NATS/1.0\r\n\r\n")
 _LINE_OVERHEAD = len(": \r\n")
 _ACCEPTED_FROM_LIBRARY = ("_auto_ack_callback.<locals>.new_callback", "Endpoint._handle_request")
 
-_told: ContextVar[bool] = ContextVar("otel_messaging_nats_told", default=False)
-"""Whether an operation around this call is told of already, or the call is a reply, which is not told of."""
+_INBOX = re.compile(r"\.[0-9A-Za-z]{22}(\.[0-9A-Za-z]+)?$")  # any client's, whatever its prefix is
+_NOTHING: dict[str, str] = {}
+
+_told: ContextVar[Mapping[str, str] | None] = ContextVar("otel_messaging_nats_told", default=None)
+"""While a call publishes that is told of already, or not at all: the headers to add to what it publishes."""
 
 
 class _Nats:
@@ -50,7 +54,7 @@ class _Nats:
 
     def begin(
         self, verb: str, owner: Any, client: Any, subject: Any, payload: Any, headers: Any, arguments: Mapping[str, Any]
-    ) -> tuple[Publication | None, Any]:
+    ) -> Publication | None:
         """Begin to publish.
 
         Args:
@@ -63,18 +67,18 @@ class _Nats:
             arguments: all arguments of the application, for the hook.
 
         Returns:
-            The message on its way, or None if it is not to be told of, and the headers to send.
+            The message on its way, or None if it is not to be told of.
         """
         context = self.telemetry.context()
-        if context is None or _told.get() or not isinstance(subject, str):
-            return None, headers
+        if context is None or not isinstance(subject, str):
+            return None
         state = self.client(client)
-        if state.is_silent(subject):
-            return None, headers
+        if state.is_silent(subject) or _is_reply(subject, self.telemetry.current_delivery(context)):
+            return None
         publication = state.publish(verb, subject, payload, headers, context)
         if self.telemetry.publish_hook is not None:
             self.telemetry.tell_publish_hook(publication, PublishRequest(owner, subject, arguments))
-        return publication, state.add(headers, publication.carrier, payload)
+        return publication
 
     def settlement(self, verb: str, message: Any, details: v.Attributes) -> Settlement | None:
         """Begin to settle a message."""
@@ -94,8 +98,10 @@ class _Client:
     def __init__(self, telemetry: Telemetry, client: Any) -> None:
         self.telemetry = telemetry
         self._client = client
-        prefix = client._inbox_prefix
-        self._silent = ("$", (prefix if isinstance(prefix, str) else bytes(prefix).decode()) + ".")
+        self.consumers: dict[str, Any] = {}
+        """Configurations of JetStream consumers that are being subscribed to, by the subject that they deliver to."""
+        self._prefix: Any = None
+        self._silent: tuple[str, ...] = ("$",)
         self._server: Any = None
         self._number: Any = None
         self._facts: v.Facts = ()
@@ -104,6 +110,9 @@ class _Client:
 
     def is_silent(self, subject: str) -> bool:
         """Whether a subject is the system's own, or the inbox of a reply."""
+        prefix = self._client._inbox_prefix
+        if prefix is not self._prefix:  # connecting sets it
+            self._prefix, self._silent = prefix, ("$", bytes(prefix).decode() + ".")
         return subject.startswith(self._silent)
 
     def facts(self) -> v.Facts:
@@ -129,8 +138,8 @@ class _Client:
             facts = (*facts, (v.NATS_SUBJECT, subject))
             operation = self.telemetry.operation(v.PUBLISH, verb, v.Destination(subject), facts)
             self._publishes.put((verb, subject), operation)
-        known = ((v.BODY_SIZE, len(payload)), (v.MESSAGE_ID, headers.get(_MESSAGE_ID) if headers else None))
-        return self.telemetry.publish(operation, known, _fold(headers), context)
+        folded = _fold(headers)
+        return self.telemetry.publish(operation, _known(payload, folded), folded, context)
 
     def add(self, headers: Any, carrier: Mapping[str, str], payload: Any) -> Any:
         """The headers with a context in them, in a new dictionary; as they are where that would do harm.
@@ -138,12 +147,16 @@ class _Client:
         A server without headers closes the connection on any, and so does every server on a message that crosses its
         limit with its headers, which the client does not check.
         """
-        if not carrier or not self._client._server_info.get("headers"):
+        if not self._client._server_info.get("headers"):
             return headers
-        sent = {name: value for name, value in headers.items() if name.lower() not in fields()} if headers else {}
-        sent.update(carrier)
-        size = len(payload) + _HEADER_OVERHEAD
-        size += sum(len(name) + len(str(value).encode()) + _LINE_OVERHEAD for name, value in sent.items())
+        ours = fields()
+        try:
+            sent = {name: value for name, value in headers.items() if name.lower() not in ours} if headers else {}
+            sent.update(carrier)
+            size = len(payload) + _HEADER_OVERHEAD
+            size += sum(len(name) + len(str(value).encode()) + _LINE_OVERHEAD for name, value in sent.items())
+        except (AttributeError, TypeError, ValueError):
+            return headers  # the library says itself what is wrong with them
         return sent if size <= self._client._max_payload else headers
 
     def deliveries(self, subject: str, queue: str) -> _Deliveries:
@@ -184,10 +197,7 @@ class _Deliveries:
             if context is None or self._client.is_silent(message.subject):
                 return None
             headers = _fold(message.headers)
-            facts = (
-                (v.BODY_SIZE, len(message.data)),
-                (v.MESSAGE_ID, headers.get(_MESSAGE_ID.lower()) if headers else None),
-            )
+            facts = _known(message.data, headers)
             delivery = self.telemetry.deliver(self.operation(message.subject), facts, headers, message, context)
             if delivery is not None:
                 self.telemetry.tell_consume_hook(delivery, message)
@@ -198,25 +208,97 @@ class _Deliveries:
 
 
 class _Iterated:
-    """What is kept for the iterator of a subscription."""
+    """What is kept for the iterator of a subscription, over which there may be several loops at once.
+
+    Attributes:
+        held: what was handed out to who asked without a loop.
+        loops: what was handed out to each loop.
+        asking: where to hold what is handed out next; None for `held`.
+    """
 
     def __init__(self, telemetry: Telemetry, iterator: Any) -> None:
         self.telemetry = telemetry
         self.held = Held()
+        self.loops: set[Held] = set()
+        self.asking: Held | None = None
         subscription = iterator._sub
         client = keep(subscription._conn, telemetry, _Client)
-        self.deliveries = client.deliveries(subscription._subject, subscription._queue)
+        jetstream = subscription._jsi
+        consumer = jetstream._ccreq if jetstream is not None else None
+        self.deliveries = client.deliveries(*_source(subscription._subject, subscription._queue, consumer))
+
+    def asked(self) -> Held:
+        """Somebody asks for a message: where to hold it."""
+        held, self.asking = self.asking or self.held, None
+        held.end()
+        return held
+
+    def close(self) -> None:
+        """The subscription is closed, perhaps in another task than those that handle its messages."""
+        self.held.close()
+        for held in tuple(self.loops):
+            held.close()
+
+
+class _Messages(AsyncLoop):
+    """One loop over the messages of a subscription."""
+
+    __slots__ = ()
+
+    def __anext__(self) -> Awaitable[Any]:
+        self._held.end()
+        state = find(self._consumer)
+        if state is not None:
+            state.asking = self._held
+        return super().__anext__()
+
+    def __del__(self) -> None:
+        super().__del__()
+        state = find(self._consumer)
+        if state is not None:
+            state.loops.discard(self._held)
+
+
+def _known(payload: Any, headers: dict[str, Any] | None) -> v.Facts:
+    size = len(payload) if hasattr(payload, "__len__") else None
+    return ((v.BODY_SIZE, size), (v.MESSAGE_ID, as_text(headers.get(_MESSAGE_ID)) if headers else None))
 
 
 def _fold(headers: Any) -> dict[str, Any] | None:
-    return {name.lower(): value for name, value in headers.items()} if headers else None
+    """Headers with their names in lower case; None where there are none, or they are not what the library takes."""
+    if not headers:
+        return None
+    try:
+        return {name.lower(): value for name, value in headers.items()}
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _is_reply(subject: str, delivery: Delivery | None) -> bool:
+    """Whether a subject is the inbox that the message being handled asks to be answered at."""
+    if delivery is None or getattr(delivery.message, "reply", None) != subject:  # perhaps another library's message
+        return False
+    return _INBOX.search(subject) is not None
+
+
+def _source(subject: str, queue: Any, consumer: Any) -> tuple[str, str]:
+    """What a subscription gets its messages from, perhaps with wildcards, and the group that shares them.
+
+    A JetStream consumer delivers to a subject made up for it. Without a filter it gets all that its stream has.
+    """
+    if consumer is None:
+        return subject, queue or ""
+    filters = consumer.filter_subject or ",".join(getattr(consumer, "filter_subjects", None) or (">",))
+    return filters, consumer.deliver_group or consumer.durable_name or ""
 
 
 def _is_application(callback: Any) -> bool:
     """Whether a callback is the application's, and the library will take it: if not, its own error is raised."""
-    function = getattr(callback, "func", callback)
-    if not inspect.iscoroutinefunction(function):
-        return False
+    function = callback
+    if not inspect.iscoroutinefunction(callback):
+        function = getattr(callback, "func", None)
+        if not inspect.iscoroutinefunction(function):
+            return False
     own = (getattr(function, "__module__", None) or "").startswith("nats.")
     return not own or getattr(function, "__qualname__", "").endswith(_ACCEPTED_FROM_LIBRARY)
 
@@ -229,8 +311,13 @@ def _publish(nats: _Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         publication, sent = None, headers
         try:
-            arguments = {"subject": subject, "payload": payload, "reply": reply, "headers": headers}
-            publication, sent = nats.begin("publish", self, self, subject, payload, headers, arguments)
+            carrier = _told.get()
+            if carrier is None:
+                arguments = {"subject": subject, "payload": payload, "reply": reply, "headers": headers}
+                publication = nats.begin("publish", self, self, subject, payload, headers, arguments)
+                carrier = publication.carrier if publication is not None else _NOTHING
+            if carrier:
+                sent = nats.client(self).add(headers, carrier, payload)
         except Exception as error:
             report("Client.publish", error)
         try:
@@ -259,13 +346,14 @@ def _request(nats: _Nats, request: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        publication, sent = None, headers
+        publication = None
         try:
-            arguments = {"subject": subject, "payload": payload, "headers": headers, "timeout": timeout}
-            publication, sent = nats.begin("request", self, self, subject, payload, headers, arguments)
+            if _told.get() is None:
+                arguments = {"subject": subject, "payload": payload, "headers": headers, "timeout": timeout}
+                publication = nats.begin("request", self, self, subject, payload, headers, arguments)
         except Exception as error:
             report("Client.request", error)
-        call = partial(request, self, subject, payload, timeout, old_style, sent, *args, **kwargs)
+        call = partial(request, self, subject, payload, timeout, old_style, headers, *args, **kwargs)
         return await _tell(publication, call, None)
 
     return wrapper
@@ -284,13 +372,14 @@ def _jetstream_publish(nats: _Nats, publish: Callable[..., Any]) -> Callable[...
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        publication, sent = None, headers
+        publication = None
         try:
-            arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **kwargs}
-            publication, sent = nats.begin("publish", self, self._nc, subject, payload, headers, arguments)
+            if _told.get() is None:
+                arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **kwargs}
+                publication = nats.begin("publish", self, self._nc, subject, payload, headers, arguments)
         except Exception as error:
             report("JetStreamContext.publish", error)
-        call = partial(publish, self, subject, payload, timeout, stream, sent, *args, **kwargs)
+        call = partial(publish, self, subject, payload, timeout, stream, headers, *args, **kwargs)
         return await _tell(publication, call, _acknowledged)
 
     return wrapper
@@ -301,36 +390,42 @@ def _acknowledged(acknowledgement: Any) -> v.Facts:
 
 
 async def _tell(publication: Publication | None, call: Callable[[], Any], read: Callable[[Any], v.Facts] | None) -> Any:
-    """Make a call that publishes inside, and tell of it once."""
+    """Make a call that publishes inside, and tell of it once. The headers are added inside, where they are complete."""
     if publication is None:
         return await call()
-    _told.set(True)
+    _told.set(publication.carrier)
     try:
         answer = await call()
     except BaseException as error:
         publication.end(error)
         raise
     finally:
-        _told.set(False)  # by value: a coroutine may be closed in another context than it ran in
+        _told.set(None)  # by value: a coroutine may be closed in another context than it ran in
+    facts: v.Facts = ()
     try:
-        publication.end(facts=read(answer) if read is not None else ())
+        facts = read(answer) if read is not None else ()
     except Exception as error:
-        publication.end()
         report("reading an answer", error)
+    finally:
+        publication.end(facts=facts)
     return answer
 
 
-def _respond(nats: _Nats, respond: Callable[..., Any]) -> Callable[..., Any]:
-    """`Msg.respond` publishes a reply, to an inbox whose prefix only its owner knows: it belongs to the request."""
+def _silently(nats: _Nats, method: Callable[..., Any]) -> Callable[..., Any]:
+    """What is published inside is no message of the application's.
+
+    `Msg.respond` publishes a reply, which belongs to the request. The others ask JetStream for something, under a
+    prefix that the application may have chosen.
+    """
 
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not nats.telemetry.enabled or _told.get():
-            return await respond(self, *args, **kwargs)
-        _told.set(True)
+        if not nats.telemetry.enabled or _told.get() is not None:
+            return await method(self, *args, **kwargs)
+        _told.set(_NOTHING)
         try:
-            return await respond(self, *args, **kwargs)
+            return await method(self, *args, **kwargs)
         finally:
-            _told.set(False)
+            _told.set(None)
 
     return wrapper
 
@@ -341,11 +436,33 @@ def _subscribe(nats: _Nats, subscribe: Callable[..., Any]) -> Callable[..., Any]
     async def wrapper(self: Any, subject: Any, queue: Any = "", cb: Any = None, *args: Any, **kwargs: Any) -> Any:
         callback = cb
         try:
-            if cb is not None and nats.telemetry.enabled and _is_application(cb):
-                callback = partial(handle, nats.client(self).deliveries(subject, queue).hand_out, cb)
+            if cb is not None and nats.telemetry.enabled and isinstance(subject, str) and _is_application(cb):
+                client = nats.client(self)
+                source = _source(subject, queue, client.consumers.get(subject))
+                callback = partial(handle, client.deliveries(*source).hand_out, cb)
         except Exception as error:
             report("Client.subscribe", error)
         return await subscribe(self, subject, queue, callback, *args, **kwargs)
+
+    return wrapper
+
+
+def _subscribe_bind(nats: _Nats, bind: Callable[..., Any]) -> Callable[..., Any]:
+    """`JetStreamContext.subscribe_bind` knows the consumer; `Client.subscribe` inside sees only a made-up subject."""
+
+    async def wrapper(self: Any, stream: Any, config: Any, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        consumers: dict[Any, Any] = {}
+        subject = None
+        try:
+            if nats.telemetry.enabled:
+                consumers, subject = nats.client(self._nc).consumers, config.deliver_subject
+                consumers[subject] = config
+        except Exception as error:
+            report("JetStreamContext.subscribe_bind", error)
+        try:
+            return await bind(self, stream, config, consumer, *args, **kwargs)
+        finally:
+            consumers.pop(subject, None)
 
     return wrapper
 
@@ -355,13 +472,12 @@ def _anext(nats: _Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
 
     async def wrapper(self: Any) -> Any:
         state = find(self)
-        if state is not None:
-            state.held.end()
+        held = state.asked() if state is not None else None
         message = await advance(self)
         try:
             if nats.telemetry.enabled:
                 state = keep(self, nats.telemetry, _Iterated)
-                state.held.hold(state.deliveries.hand_out(message))
+                (held or state.held).hold(state.deliveries.hand_out(message))
         except Exception as error:
             report("Subscription.messages", error)
         return message
@@ -376,7 +492,9 @@ def _aiter(nats: _Nats, iterate: Callable[..., Any]) -> Callable[..., Any]:
         iterator = iterate(self)
         try:
             if nats.telemetry.enabled and iterator is self:
-                return AsyncLoop(self, keep(self, nats.telemetry, _Iterated).held)
+                held = Held()
+                keep(self, nats.telemetry, _Iterated).loops.add(held)
+                return _Messages(self, held)
         except Exception as error:
             report("Subscription.messages", error)
         return iterator
@@ -390,7 +508,7 @@ def _cancel(_nats: _Nats, cancel: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.held.end()
+            state.close()
         return cancel(self)
 
     return wrapper
@@ -401,6 +519,9 @@ def _delay(delay: float | None = None) -> v.Attributes:
 
 
 _CLIENT = ("nats.aio.client", "Client")
+_JETSTREAM = ("nats.js.client", "JetStreamContext")
+_PULL = ("nats.js.client", "JetStreamContext.PullSubscription")
+_MANAGER = ("nats.js.manager", "JetStreamManager")
 _MSG = ("nats.aio.msg", "Msg")
 _ITERATOR = ("nats.aio.subscription", "_SubscriptionMessageIterator")
 
@@ -416,11 +537,16 @@ class NatsPyInstrumentor(MessagingInstrumentor):
         Patch(*_CLIENT, "publish", _publish),
         Patch(*_CLIENT, "request", _request),
         Patch(*_CLIENT, "subscribe", _subscribe),
-        Patch("nats.js.client", "JetStreamContext", "publish", _jetstream_publish),
+        Patch(*_JETSTREAM, "publish", _jetstream_publish),
+        Patch(*_JETSTREAM, "subscribe_bind", _subscribe_bind),
+        Patch(*_MANAGER, "_api_request", _silently),
+        Patch(*_MANAGER, "get_msg", _silently),
+        Patch(*_PULL, "_fetch_one", _silently),
+        Patch(*_PULL, "_fetch_n", _silently),
         Patch(*_ITERATOR, "__anext__", _anext),
         Patch(*_ITERATOR, "__aiter__", _aiter),
         Patch(*_ITERATOR, "_cancel", _cancel),
-        Patch(*_MSG, "respond", _respond),
+        Patch(*_MSG, "respond", _silently),
         Patch(*_MSG, "ack", settles("ack", dict)),
         Patch(*_MSG, "ack_sync", settles("ack", lambda timeout=None: {})),  # noqa: ARG005
         Patch(*_MSG, "nak", settles("nak", _delay)),

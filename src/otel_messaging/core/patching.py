@@ -24,7 +24,7 @@ class Patch:
 
     Attributes:
         module: the module that defines the class.
-        owner: the class.
+        owner: the class; of one in another, both with a dot between.
         name: the method.
         wrap: makes the replacement from the adapter and the original. Its docstring says why it is replaced.
         since: whether older versions of the library lack the method, so that its absence is no surprise.
@@ -73,7 +73,9 @@ class Patches:
                     safety.report(f"patching {patch.owner}.{patch.name}", error)
 
     def _patch(self, module: ModuleType, patch: Patch) -> None:
-        owner: Any = getattr(module, patch.owner, None)
+        owner: Any = module
+        for name in patch.owner.split("."):
+            owner = getattr(owner, name, None)
         original = owner.__dict__.get(patch.name) if owner is not None else None
         if original is None:
             if not patch.since:

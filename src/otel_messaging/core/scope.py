@@ -31,7 +31,9 @@ class Held:
         self._owner: object = None
 
     def hold(self, delivery: Delivery | None) -> None:
-        """The application has a message."""
+        """The application has a message. What it had before, if two asked at the same time, is handled."""
+        if self.delivery is not None:
+            self.end()
         self.delivery = delivery
         self._owner, self.asker = self.asker, None
 
@@ -41,6 +43,11 @@ class Held:
         if delivery is not None:
             self.delivery = None
             delivery.end(error)
+
+    def close(self) -> None:
+        """The consumer was closed, perhaps in another task: that of the message has its context back once it asks."""
+        if self.delivery is not None:
+            self.delivery.end()
 
     def exit(self, error: BaseException | None) -> None:
         """The ``with`` block around the consumer has ended, perhaps by an exception."""

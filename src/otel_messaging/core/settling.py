@@ -51,7 +51,7 @@ def settles(
 def _read(details: Callable[..., Attributes], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Attributes | None:
     try:
         return details(*args, **kwargs)
-    except TypeError:
+    except Exception:
         return None  # wrong arguments: the library says so itself
 
 

@@ -234,9 +234,9 @@ class Delivery(Running):
         Args:
             error: the exception that handling it raised, if any.
         """
+        self._restore()  # also if it was ended before, but in another context
         if self.done:
             return
-        self._restore()
         self.done = True
         self.message = None
         self._finish(error or self._error, stopped=self._stopped)
