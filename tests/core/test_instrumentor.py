@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import operator
 
 import pytest
 from opentelemetry.instrumentation.dependencies import DependencyConflictError
@@ -51,8 +52,11 @@ def patched(instrumentor):
     """The methods of the client that are ours now."""
     found = []
     for patch in instrumentor.patches:
-        owner = getattr(__import__(patch.module, fromlist=["_"]), patch.owner, None)
-        method = vars(owner).get(patch.name) if owner else None
+        try:
+            owner = operator.attrgetter(patch.owner)(importlib.import_module(patch.module))
+        except AttributeError:
+            continue  # older than its `since`
+        method = vars(owner).get(patch.name)
         if getattr(method, "__code__", None) and "otel_messaging" in method.__code__.co_filename:
             found.append(patch)
     return found
