@@ -79,15 +79,37 @@ class Recorder:
 
     def metrics(self) -> dict[str, list[tuple[dict[str, Any], Any]]]:
         """By metric: the attributes and the value of each point; of a histogram the count."""
-        data = self.reader.get_metrics_data()
         found: dict[str, list[tuple[dict[str, Any], Any]]] = {}
-        for resource in data.resource_metrics if data else ():
-            for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    points = metric.data.data_points
-                    values = [(dict(p.attributes), p.count if hasattr(p, "count") else p.value) for p in points]
-                    found.setdefault(metric.name, []).extend(values)
+        for metric in self._collected():
+            points = metric.data.data_points
+            values = [(dict(p.attributes), p.count if hasattr(p, "count") else p.value) for p in points]
+            found.setdefault(metric.name, []).extend(values)
         return found
+
+    def instruments(self) -> list[tuple[str, str, str, tuple[float, ...]]]:
+        """Of each metric: its name, kind and unit, and the bounds of a histogram."""
+        return [
+            (
+                metric.name,
+                type(metric.data).__name__,
+                metric.unit,
+                tuple(getattr(metric.data.data_points[0], "explicit_bounds", ())),
+            )
+            for metric in self._collected()
+        ]
+
+    def sums(self) -> dict[str, float]:
+        """Of each histogram: the sum of all that was recorded."""
+        return {
+            metric.name: sum(point.sum for point in metric.data.data_points)
+            for metric in self._collected()
+            if hasattr(metric.data.data_points[0], "sum")
+        }
+
+    def _collected(self) -> list[Any]:
+        data = self.reader.get_metrics_data()
+        scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
+        return [metric for scope in scopes for metric in scope.metrics if metric.data.data_points]
 
 
 def shape(span: ReadableSpan) -> dict[str, Any]:
