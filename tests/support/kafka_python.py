@@ -22,10 +22,12 @@ def _version() -> tuple[int, ...]:
 
 VERSION = _version()
 
-# The library's own: of 2.0.2 when imported, of 3.x about serializers that are plain functions.
+# The library's own: of 2.0.2 when imported, of 3.x about serializers that are plain functions, and the sockets of
+# connections that failed.
 QUIET = [
     pytest.mark.filterwarnings("ignore:_SixMetaPathImporter:ImportWarning"),
     pytest.mark.filterwarnings("ignore:.*does not implement kafka.serializer:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
 
@@ -85,9 +87,11 @@ def stack():
 
 
 @pytest.fixture
-def plain(kafka_address, instrument, stack):
+def plain(kafka_address, instrument, stack, caplog):
     """An application that is not instrumented yet."""
-    return Application(kafka_address, instrument, stack)
+    yield Application(kafka_address, instrument, stack)
+    # The library swallows what callbacks raise, ours too.
+    assert [record for record in caplog.get_records("call") if "Error processing" in record.getMessage()] == []
 
 
 @pytest.fixture
