@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
@@ -63,3 +66,14 @@ def run(*command, environ, timeout=60.0):
 def instrumented(python=sys.executable):
     """The command `opentelemetry-instrument` beside an interpreter, followed by that interpreter."""
     return Path(python).parent / "opentelemetry-instrument", python
+
+
+def make_environment(folder, *requirements):
+    """Make a virtual environment with this package and some others in it; return its interpreter."""
+    uv = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
+    if uv is None:
+        pytest.skip("needs uv, which the environment of `make test` has")
+    python = folder / "bin" / "python"
+    run(uv, "venv", "--quiet", "--python", sys.executable, folder, environ={})
+    run(uv, "pip", "install", "--quiet", "--python", python, *requirements, environ={}, timeout=300)
+    return python
