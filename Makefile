@@ -1,0 +1,76 @@
+# The front door. It needs make and Python 3.10 or newer; everything else goes into .venv.
+
+PYTHON ?= python3
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: .venv/ready ## Send three orders through Kafka, RabbitMQ and NATS, show their traces, write docs/demo.svg
+	.venv/bin/python -m examples.demo --svg docs/demo.svg
+
+.PHONY: test
+test: .venv/ready rabbitmq ## Run the tests on real brokers (some of them only: make test ARGS="-k kafka")
+	.venv/bin/python -m pytest $(ARGS)
+
+.PHONY: test-oldest
+test-oldest: .venv-oldest/ready rabbitmq-oldest ## Run the tests with the oldest supported clients
+	.venv-oldest/bin/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: .venv/ready ## Check style, format and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy --strict src
+
+.PHONY: bench
+bench: .venv/ready rabbitmq ## Measure what the package adds to each call, on real brokers
+	.venv/bin/python -m benchmarks $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: .venv/ready rabbitmq ## The same with fewer rounds
+	.venv/bin/python -m benchmarks --quick $(ARGS)
+
+.PHONY: brokers
+brokers: .venv/ready rabbitmq ## Start the three brokers, print their addresses, wait for Ctrl-C
+	.venv/bin/python -m examples.brokers
+
+.PHONY: clean
+clean: ## Remove the environments and everything that the tools have left
+	rm -rf .venv .venv-oldest .pytest_cache .mypy_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Kafka and NATS come with the environment. RabbitMQ is installed where that is possible; otherwise
+# this says what to do, and the tests that need it say so again.
+.PHONY: rabbitmq
+rabbitmq: .venv/ready
+	@.venv/bin/python -m examples.brokers --install
+
+.PHONY: rabbitmq-oldest
+rabbitmq-oldest: .venv-oldest/ready
+	@.venv-oldest/bin/python -m examples.brokers --install
+
+.venv/ready: pyproject.toml
+	$(call environment,.venv,dev)
+
+.venv-oldest/ready: pyproject.toml
+	$(call environment,.venv-oldest,oldest)
+
+# $(1): the folder; $(2): the dependency group of pyproject.toml
+define environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	echo "'$(PYTHON)' is not Python 3.10 or newer. Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	echo "'$(PYTHON)' has no venv. On Debian and Ubuntu run: apt-get install python3-venv (as root)" >&2; exit 1; }
+@echo "Making $(1) (a minute at the first time)"
+@$(PYTHON) -m venv --clear $(1)
+@$(1)/bin/python -m pip install --quiet --disable-pip-version-check uv
+@$(1)/bin/uv pip install --quiet --python $(1)/bin/python --editable . --group $(2)
+@touch $@
+endef

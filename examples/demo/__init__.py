@@ -1,0 +1,1 @@
+"""Runs the pipeline under `opentelemetry-instrument` and shows what comes out."""

@@ -1,0 +1,1 @@
+"""Four programs that know nothing of OpenTelemetry."""
