@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from . import safety
-from .scope import Held
+from .scope import Held, caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,6 @@ class _BatchLoop:
 
     def __del__(self) -> None:
         try:
-            frame = sys._getframe(1)
-            self._batch.held.leave(self._token, (frame.f_code, frame.f_lasti))
+            self._batch.held.leave(self._token, caller())
         except Exception as error:
             safety.report("leaving a loop", error)

@@ -105,13 +105,13 @@ class _Loop:
 
     def __del__(self) -> None:
         try:
-            self._held.leave(self._token, _caller())
+            self._held.leave(self._token, caller())
         except Exception as error:
             safety.report("leaving a loop", error)
 
 
-def _caller() -> tuple[Any, int]:
-    """The code that lets go of a loop, and the index of its instruction."""
+def caller() -> tuple[Any, int]:
+    """The code that lets go of a loop whose ``__del__`` calls this, and the index of its instruction."""
     try:
         frame = sys._getframe(2)
     except ValueError:
@@ -149,6 +149,89 @@ class AsyncLoop(_Loop):
 
     def __aexit__(self, *error: Any) -> Awaitable[Any]:
         return self._consumer.__aexit__(*error)  # type: ignore[no-any-return]
+
+
+class Shared:
+    """What one iterator has handed out: to each loop over it, of which there may be several, and to who asks without.
+
+    Attributes:
+        asking: where to hold what is handed out next; None for what nobody loops over.
+    """
+
+    __slots__ = ("_left", "_loops", "_pulled", "asking")
+
+    def __init__(self) -> None:
+        self._pulled = Held()
+        self._loops: set[Held] = set()
+        self._left: Held | None = None
+        self.asking: Held | None = None
+
+    def loop(self, iterator: Any) -> AsyncLoop:
+        """A loop over the iterator."""
+        held = _HeldByLoop(self)
+        held.entered = self._pulled.entered
+        self._loops.add(held)
+        return _SharedLoop(iterator, held)
+
+    def asked(self) -> Held:
+        """Somebody asks for a message, and has handled the one before: where to hold it."""
+        held, self.asking = self.asking or self._pulled, None
+        held.end()
+        if self._left is not None:
+            self._left.end()
+            self._left = None
+        return held
+
+    def enter(self) -> None:
+        """A ``with`` block around the iterator will show the exceptions of its body."""
+        for held in (self._pulled, *self._loops):
+            held.entered = True
+
+    def exit(self, error: BaseException | None) -> None:
+        """The ``with`` block has ended, perhaps by an exception, which is not that of loops in other tasks."""
+        self._pulled.exit(error)
+        left, self._left = self._left, None
+        if left is not None:
+            left.exit(error)
+        for held in tuple(self._loops):
+            held.entered = False
+            held.close()
+
+    def close(self) -> None:
+        """The iterator was closed, perhaps in another task."""
+        for held in (self._pulled, *self._loops):
+            held.close()
+
+    def _leave(self, held: Held) -> None:
+        self._loops.discard(held)
+        if held.delivery is not None:
+            if self._left is not None:
+                self._left.end()
+            self._left = held
+
+
+class _HeldByLoop(Held):
+    """What one loop of several over an iterator has."""
+
+    __slots__ = ("shared",)
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__()
+        self.shared = shared
+
+    def leave(self, owner: object, where: tuple[Any, int]) -> None:
+        super().leave(owner, where)
+        self.shared._leave(self)
+
+
+class _SharedLoop(AsyncLoop):
+    """One ``async for`` loop of several over an iterator."""
+
+    __slots__ = ()
+
+    def __anext__(self) -> Awaitable[Any]:
+        self._held.shared.asking = self._held
+        return super().__anext__()
 
 
 async def handle(
