@@ -8,6 +8,7 @@ import importlib.metadata
 import pytest
 
 from examples import brokers
+from otel_messaging import NatsPyInstrumentor
 
 VERSION = tuple(int(part) for part in importlib.metadata.version("nats-py").split(".")[:2])
 
@@ -90,3 +91,13 @@ def traceparent(span) -> str:
     """The header that carries a span."""
     found = span.get_span_context()
     return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
+
+
+async def twice(instrument, address: str, scenario):
+    """What a scenario comes to with us and without us."""
+    instrument(NatsPyInstrumentor)
+    async with client(address) as connection:
+        traced = await scenario(connection)
+    NatsPyInstrumentor().uninstrument()
+    async with client(address) as connection:
+        return traced, await scenario(connection)
