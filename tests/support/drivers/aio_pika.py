@@ -61,6 +61,10 @@ class AioPikaDriver(Driver):
     def publisher(self):
         return self.channel.default_exchange
 
+    def asked(self, request):
+        message = request.arguments["message"]
+        return request.arguments["routing_key"], message.body, message.headers
+
     async def disconnect(self):
         await self.channel.close()
 

@@ -70,6 +70,10 @@ class Driver:
         """The object that has the method `funnel`."""
         raise NotImplementedError
 
+    def asked(self, request: Any) -> tuple[str, bytes, Any]:
+        """Destination, body and headers, as a publish hook is told of them."""
+        return request.destination, request.arguments["payload"], request.arguments["headers"]
+
     async def disconnect(self) -> None:
         """Close what publishes, so that publishing fails."""
         raise NotImplementedError

@@ -67,6 +67,9 @@ class KafkaPythonDriver(Driver):
     def publisher(self):
         return self.producer
 
+    def asked(self, request):
+        return request.destination, request.arguments["value"], request.arguments["headers"]
+
     async def disconnect(self):
         self.producer.close(timeout=5)
 

@@ -1,0 +1,186 @@
+"""Settings, by keyword and by variable, as a message shows them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from opentelemetry import propagate, trace
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+from tests.support.drivers import CALLBACKS
+from tests.support.recorder import span_id
+from tests.support.waiting import until
+
+with_callbacks = pytest.mark.parametrize("library", CALLBACKS)
+
+
+@pytest.fixture(params=["keyword", "variable"])
+def connect_with(request, connect, monkeypatch):
+    """Connect with a setting, given in either way."""
+
+    async def opened(**settings):
+        if request.param == "keyword":
+            return await connect(**settings)
+        for name, value in settings.items():
+            text = ",".join(value) if isinstance(value, (list, tuple)) else str(value)
+            monkeypatch.setenv(f"OTEL_PYTHON_MESSAGING_{name.upper()}", text)
+        return await connect()
+
+    return opened
+
+
+async def exchanged(driver, destination, headers=None, *, seen=None):
+    """Publish and consume; the headers on the wire."""
+    listener = await driver.listen(destination)
+    await driver.publish(destination, b"body", headers)
+    wire = []
+
+    def body(message):
+        wire.extend(driver.headers(message))
+        if seen is not None:
+            seen.append(trace.get_current_span())
+
+    await driver.loop(listener, 1, body)
+    return dict(wire)
+
+
+async def test_an_excluded_destination_has_no_span_and_no_metric(connect_with, recorder):
+    driver = await connect_with(excluded_destinations=["other-*", "test-*"])
+    seen = []
+    with recorder.tracer.start_as_current_span("request") as request:
+        wire = await exchanged(driver, driver.name(), {"tenant": "acme"}, seen=seen)
+    assert [span.name for span in recorder.spans()] == ["request"]
+    assert recorder.metrics() == {}
+    assert seen == [request]
+    carrier = {}
+    propagate.inject(carrier, trace.set_span_in_context(request))
+    assert wire == {"tenant": "acme", **carrier}
+
+
+@with_callbacks
+async def test_an_excluded_destination_reaches_its_callback(connect, recorder):
+    driver = await connect(excluded_destinations="test-*")
+    destination = driver.name()
+    bodies = []
+
+    async def handler(message):
+        bodies.append(driver.body(message))
+
+    await driver.subscribe(destination, handler)
+    await driver.publish(destination, b"hello")
+    assert await until(lambda: bodies) == [b"hello"]
+    assert recorder.spans() == []
+
+
+async def test_what_no_glob_matches_is_not_excluded(connect, recorder):
+    driver = await connect(excluded_destinations="test,*-test")
+    await exchanged(driver, driver.name())
+    recorder.producers(1)
+    recorder.consumers(1)
+
+
+async def test_headers_can_be_captured_but_not_those_of_propagation(connect_with, recorder, vocabulary):
+    driver = await connect_with(capture_headers=["X-*", "tenant", "trace*"])
+    headers = {"X-Kind": "order", "Tenant": "acme", "secret": "1"}
+    await exchanged(driver, driver.name(), headers)
+    (published,), (consumed,) = recorder.producers(1), recorder.consumers(1)
+    for span in (published, consumed):
+        captured = {key: value for key, value in span.attributes.items() if key.startswith("messaging.header.")}
+        assert captured == {"messaging.header.x-kind": "order", "messaging.header.tenant": "acme"}
+
+
+async def test_everything_captured_is_still_without_propagation_headers(connect, recorder):
+    driver = await connect(capture_headers="*")
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    with suppress_instrumentation():
+        carrier = {"traceparent": f"00-{7:032x}-{7:016x}-01", "tracestate": "a=b", "baggage": "c=d", "kind": "order"}
+        await driver.publish(destination, headers=carrier)
+    await driver.loop(listener, 1, lambda _: None)
+    (consumed,) = recorder.consumers(1)
+    captured = {key: value for key, value in consumed.attributes.items() if key.startswith("messaging.header.")}
+    assert captured == {"messaging.header.kind": "order"}
+
+
+async def test_without_process_spans_a_span_ends_when_its_message_is_handed_over(connect_with, recorder, vocabulary):
+    driver = await connect_with(process_spans=False)
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    await driver.publish(destination)
+    ended, seen = [], []
+
+    def body(_message):
+        ended.extend(span for span in recorder.spans() if span.kind is trace.SpanKind.CONSUMER)
+        seen.append(trace.get_current_span())
+
+    await driver.loop(listener, 1, body)
+    (published,), (consumed,) = recorder.producers(1), recorder.consumers(1)
+    assert ended == [consumed]
+    assert seen == [trace.INVALID_SPAN]
+    assert consumed.parent.span_id == span_id(published)
+
+
+@with_callbacks
+async def test_without_process_spans_nothing_is_current_in_a_callback(connect, recorder):
+    driver = await connect(process_spans=False)
+    destination = driver.name()
+    seen = []
+
+    async def handler(_message):
+        seen.append(trace.get_current_span())
+
+    await driver.subscribe(destination, handler)
+    await driver.publish(destination)
+    await until(lambda: seen)
+    recorder.consumers(1)
+    assert seen == [trace.INVALID_SPAN]
+
+
+@pytest.mark.parametrize("library", ["aio_pika"])
+@pytest.mark.parametrize(("mode", "events", "spans"), [("event", ["ack"], []), ("span", [], ["ack"]), ("off", [], [])])
+async def test_settling_is_an_event_or_a_span_or_nothing(connect_with, recorder, vocabulary, mode, events, spans):
+    driver = await connect_with(settle=mode)
+    destination = driver.name()
+    await exchanged(driver, destination)
+    (consumed,) = recorder.consumers(1)
+    settled = [span for span in recorder.spans() if span.attributes.get("messaging.rabbitmq.message.delivery_tag")]
+    settled.remove(consumed)
+    assert [event.name for event in consumed.events] == events
+    assert [span.name.removesuffix(f" {destination}") for span in settled] == (
+        spans if vocabulary != "guide" else ["settle" for _ in spans]
+    )
+    assert [(span.kind, span.parent.span_id) for span in settled] == [
+        (trace.SpanKind.CLIENT, span_id(consumed)) for _ in spans
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "used"),
+    [
+        ("consumer_parent", "father", "message"),
+        ("process_spans", "maybe", "True"),
+        ("settle", "span,event", "event"),
+        ("metrics", "2", "True"),
+    ],
+)
+async def test_a_bad_value_is_named_with_what_is_used_instead(
+    connect, recorder, monkeypatch, caplog, name, value, used
+):
+    variable = f"OTEL_PYTHON_MESSAGING_{name.upper()}"
+    monkeypatch.setenv(variable, value)
+    with caplog.at_level(logging.WARNING, "otel_messaging"):
+        driver = await connect()
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "otel_messaging"]
+    assert all(part in warning for part in (variable, repr(value), used))
+    await exchanged(driver, driver.name())
+    recorder.consumers(1)
+
+
+async def test_a_keyword_wins_over_a_variable(connect, recorder, monkeypatch):
+    monkeypatch.setenv("OTEL_PYTHON_MESSAGING_EXCLUDED_DESTINATIONS", "test-*")
+    monkeypatch.setenv("OTEL_PYTHON_MESSAGING_METRICS", "true")
+    driver = await connect(excluded_destinations=["nothing"], metrics=False)
+    await exchanged(driver, driver.name())
+    recorder.producers(1)
+    assert recorder.metrics() == {}
