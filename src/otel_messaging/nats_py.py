@@ -18,13 +18,13 @@ from .core.patching import Patch
 from .core.propagation import as_text, fields
 from .core.rivals import Rival
 from .core.safety import report
-from .core.scope import AsyncLoop, Held, handle
+from .core.scope import Shared, handle
 from .core.settling import settles
 from .core.state import find, keep
 from .core.telemetry import PublishRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
 
@@ -208,55 +208,16 @@ class _Deliveries:
 
 
 class _Iterated:
-    """What is kept for the iterator of a subscription, over which there may be several loops at once.
-
-    Attributes:
-        held: what was handed out to who asked without a loop.
-        loops: what was handed out to each loop.
-        asking: where to hold what is handed out next; None for `held`.
-    """
+    """What is kept for the iterator of a subscription."""
 
     def __init__(self, telemetry: Telemetry, iterator: Any) -> None:
         self.telemetry = telemetry
-        self.held = Held()
-        self.loops: set[Held] = set()
-        self.asking: Held | None = None
+        self.shared = Shared()
         subscription = iterator._sub
         client = keep(subscription._conn, telemetry, _Client)
         jetstream = subscription._jsi
         consumer = jetstream._ccreq if jetstream is not None else None
         self.deliveries = client.deliveries(*_source(subscription._subject, subscription._queue, consumer))
-
-    def asked(self) -> Held:
-        """Somebody asks for a message: where to hold it."""
-        held, self.asking = self.asking or self.held, None
-        held.end()
-        return held
-
-    def close(self) -> None:
-        """The subscription is closed, perhaps in another task than those that handle its messages."""
-        self.held.close()
-        for held in tuple(self.loops):
-            held.close()
-
-
-class _Messages(AsyncLoop):
-    """One loop over the messages of a subscription."""
-
-    __slots__ = ()
-
-    def __anext__(self) -> Awaitable[Any]:
-        self._held.end()
-        state = find(self._consumer)
-        if state is not None:
-            state.asking = self._held
-        return super().__anext__()
-
-    def __del__(self) -> None:
-        super().__del__()
-        state = find(self._consumer)
-        if state is not None:
-            state.loops.discard(self._held)
 
 
 def _known(payload: Any, headers: dict[str, Any] | None) -> v.Facts:
@@ -472,12 +433,12 @@ def _anext(nats: _Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
 
     async def wrapper(self: Any) -> Any:
         state = find(self)
-        held = state.asked() if state is not None else None
+        held = state.shared.asked() if state is not None else None
         message = await advance(self)
         try:
             if nats.telemetry.enabled:
                 state = keep(self, nats.telemetry, _Iterated)
-                (held or state.held).hold(state.deliveries.hand_out(message))
+                (held or state.shared.asked()).hold(state.deliveries.hand_out(message))
         except Exception as error:
             report("Subscription.messages", error)
         return message
@@ -492,9 +453,7 @@ def _aiter(nats: _Nats, iterate: Callable[..., Any]) -> Callable[..., Any]:
         iterator = iterate(self)
         try:
             if nats.telemetry.enabled and iterator is self:
-                held = Held()
-                keep(self, nats.telemetry, _Iterated).loops.add(held)
-                return _Messages(self, held)
+                return keep(self, nats.telemetry, _Iterated).shared.loop(self)
         except Exception as error:
             report("Subscription.messages", error)
         return iterator
@@ -508,7 +467,7 @@ def _cancel(_nats: _Nats, cancel: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.close()
+            state.shared.close()
         return cancel(self)
 
     return wrapper

@@ -302,3 +302,16 @@ async def test_a_subscription_with_a_callback_has_no_messages_to_loop_over(instr
 
     traced, plain = await twice(instrument, nats_address, scenario)
     assert traced == plain
+
+
+async def test_asking_from_another_task_ends_the_message_where_it_was_handled(connect, recorder):
+    driver = await connect()
+    subscription = await prepared(driver, 2)
+    before = context.get_current()
+    iterator = subscription.messages.__aiter__()
+    await iterator.__anext__()
+    task = asyncio.create_task(iterator.__anext__())
+    assert context.get_current() is before
+    await task
+    await subscription.unsubscribe()
+    recorder.consumers(2)

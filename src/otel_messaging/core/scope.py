@@ -230,6 +230,7 @@ class _SharedLoop(AsyncLoop):
     __slots__ = ()
 
     def __anext__(self) -> Awaitable[Any]:
+        self._held.end()  # here, where the message was handled: the answer may be awaited in another task
         self._held.shared.asking = self._held
         return super().__anext__()
 
