@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import wrapt
+
 from .core import vocabulary as v
 from .core.cache import Cache
 from .core.instrumentor import MessagingInstrumentor
@@ -18,7 +20,7 @@ from .core.patching import Patch
 from .core.propagation import fields
 from .core.rivals import Rival
 from .core.safety import report
-from .core.scope import AsyncLoop, Held, handle
+from .core.scope import AsyncLoop, Shared, handle
 from .core.settling import settles
 from .core.state import find, keep
 from .core.telemetry import Failure, PublishRequest
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from .core.scope import Held
     from .core.telemetry import Delivery, Operation, Publication, Settlement, Telemetry
 
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
@@ -148,19 +151,28 @@ class _Iterated:
 
     def __init__(self, telemetry: Telemetry, iterator: Any) -> None:
         self.telemetry = telemetry
-        self.held = Held()
+        self.shared = Shared()
         self._queue = iterator._amqp_queue
         self._source: _Source | None = None
 
-    def hand_out(self, message: Any) -> None:
-        """The application has a message."""
+    def hand_out(self, message: Any, held: Held | None) -> None:
+        """The application has a message.
+
+        Args:
+            message: the library's.
+            held: where it was asked for, if that was seen.
+        """
         channel = message._IncomingMessage__channel
         if self._source is None:
             self._source = _Source(self.telemetry, self._queue.name, channel.connection.url)
         delivery = self._source.hand_out(message, message, message.body, _identity(message))
-        self.held.hold(delivery)
+        (held or self.shared.asked()).hold(delivery)
         if delivery is not None:
             self.telemetry.tell_consume_hook(delivery, message)
+
+    def __del__(self) -> None:
+        """The iterator is collected, and cannot be asked for the next message any more."""
+        self.shared.close()
 
 
 def _identity(message: Any) -> tuple[Any, Any]:
@@ -321,12 +333,11 @@ def _anext(pika: _AioPika, advance: Callable[..., Any]) -> Callable[..., Any]:
 
     async def wrapper(self: Any) -> Any:
         state = find(self)
-        if state is not None:
-            state.held.end()
+        held = state.shared.asked() if state is not None else None
         message = await advance(self)
         try:
             if pika.telemetry.enabled:
-                keep(self, pika.telemetry, _Iterated).hand_out(message)
+                keep(self, pika.telemetry, _Iterated).hand_out(message, held)
         except Exception as error:
             report("QueueIterator.__anext__", error)
         return message
@@ -341,7 +352,7 @@ def _aiter(pika: _AioPika, iterate: Callable[..., Any]) -> Callable[..., Any]:
         iterator = iterate(self)
         try:
             if pika.telemetry.enabled and not isinstance(iterator, AsyncLoop) and hasattr(iterator, "_amqp_queue"):
-                return AsyncLoop(iterator, keep(iterator, pika.telemetry, _Iterated).held)
+                return keep(iterator, pika.telemetry, _Iterated).shared.loop(iterator)
         except Exception as error:
             report("QueueIterator.__aiter__", error)
         return iterator
@@ -356,7 +367,7 @@ def _aenter(pika: _AioPika, enter: Callable[..., Any]) -> Callable[..., Any]:
         entered = await enter(self)
         try:
             if pika.telemetry.enabled:
-                keep(self, pika.telemetry, _Iterated).held.entered = True
+                keep(self, pika.telemetry, _Iterated).shared.enter()
         except Exception as error:
             report("QueueIterator.__aenter__", error)
         return entered
@@ -370,22 +381,29 @@ def _aexit(_pika: _AioPika, leave: Callable[..., Any]) -> Callable[..., Any]:
     async def wrapper(self: Any, kind: Any, error: Any, trace: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.held.exit(error)
+            state.shared.exit(error)
         return await leave(self, kind, error, trace)
 
     return wrapper
 
 
 def _close(_pika: _AioPika, close: Callable[..., Any]) -> Callable[..., Any]:
-    """`QueueIterator.close` ends the handling of the last message."""
+    """`QueueIterator.close` ends the handling of the last message.
 
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+    Up to 9.3 it is the queue's callback too, called with arguments when the channel closes, which is no end of a loop's
+    body; and it is looked up among the callbacks by equality. So its replacement must equal the original.
+    """
+
+    async def closing(self: Any, args: Any, kwargs: Any) -> Any:
         state = find(self)
-        if state is not None:
-            state.held.end()
+        if state is not None and not args:
+            state.shared.close()
         return await close(self, *args, **kwargs)
 
-    return wrapper
+    def wrapper(_wrapped: Any, self: Any, args: Any, kwargs: Any) -> Any:
+        return closing(self, args, kwargs)
+
+    return wrapt.FunctionWrapper(close, wrapper)
 
 
 def _process_exit(pika: _AioPika, leave: Callable[..., Any]) -> Callable[..., Any]:

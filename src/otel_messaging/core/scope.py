@@ -59,7 +59,7 @@ class Held:
         """A loop was left. The message is handled, if it was this loop that had asked for it."""
         if self.delivery is None or self._owner is not owner:
             return
-        if self.entered:
+        if self.entered and not self.delivery.done:
             self.delivery.leave(where)
         else:
             self.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -265,9 +266,10 @@ class Delivery(Running):
         """Whether an exception was raised while the message was handled, and not after its loop was left."""
         if error is None or self._where is None:
             return error is not None
+        code, instruction = self._where
         entry = error.__traceback__
         while entry is not None:
-            if (entry.tb_frame.f_code, entry.tb_lasti) == self._where:
+            if entry.tb_frame.f_code is code and _same_place(code, entry.tb_lasti, instruction):
                 return True
             entry = entry.tb_next
         return False
@@ -618,6 +620,18 @@ def _unhandled(context: Context) -> tuple[Context, Delivery | None]:
     if span is not delivery.span and isinstance(span, trace.Span) and span.is_recording():
         return context, None  # the application's own span, still open
     return delivery.before()
+
+
+def _same_place(code: Any, one: int, other: int) -> bool:
+    """Whether two instructions are of the same expression.
+
+    Since Python 3.12 an exception that is thrown into an ``await``, as a cancellation is, leaves it by another
+    instruction than the one that its traceback names.
+    """
+    if one == other or sys.version_info < (3, 12):
+        return one == other
+    places = list(code.co_positions())  # an instruction is two bytes
+    return bool(places[one // 2] == places[other // 2])
 
 
 def _span_context(context: Context) -> SpanContext | None:
