@@ -1,0 +1,79 @@
+"""What the documents say of entry points, patches and rivals is what the code says."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+
+import otel_messaging
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = (ROOT / "entry_points.md").read_text()
+INSTRUMENTORS = {
+    kind.entry_point: kind
+    for name, kind in vars(otel_messaging).items()
+    if name in otel_messaging.__all__ and name.endswith("Instrumentor")
+}
+
+
+def rows(heading):
+    """The rows of the first table below a heading: each a list of cells."""
+    section = re.split(r"^#+ ", DOCUMENT, flags=re.MULTILINE)
+    (text,) = [part for part in section if part.startswith(heading)]
+    found = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in cells] for cells in found[2:]]
+
+
+def code(cell):
+    """What is set as code in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_every_entry_point_is_listed_with_its_class_and_versions():
+    declared = {
+        point.name: point.value.split(":")
+        for point in importlib.metadata.distribution("otel-messaging").entry_points
+        if point.group == "opentelemetry_instrumentor"
+    }
+    assert declared == {name: [kind.__module__, kind.__name__] for name, kind in INSTRUMENTORS.items()}
+    listed = {code(row[0])[0]: (code(row[1]), code(row[3])) for row in rows("Entry points")}
+    assert listed == {name: ([kind.__name__], list(kind.requirements)) for name, kind in INSTRUMENTORS.items()}
+
+
+def test_the_extras_ask_for_what_the_instrumentors_support():
+    requires = importlib.metadata.metadata("otel-messaging").get_all("Requires-Dist")
+    extras = {re.split(r"[^\w-]", line)[0]: line for line in requires if "extra ==" in line}
+    for kind in INSTRUMENTORS.values():
+        name, wanted = kind.requirements[0].split(" ", 1)
+        assert sorted(wanted.replace(" ", "").split(",")) == sorted(
+            re.search(r"[^;]*", extras[name])[0].strip().removeprefix(name).strip(" ()").split(",")
+        )
+
+
+@pytest.mark.parametrize("entry_point", list(INSTRUMENTORS))
+def test_every_patch_is_listed_with_a_reason(entry_point):
+    (heading,) = re.findall(rf"^## (.*`{entry_point}`)$", DOCUMENT, flags=re.MULTILINE)
+    listed = {}
+    for module, methods, why in rows(heading):
+        assert why.endswith("."), f"no reason for {methods}"
+        for method, since in re.findall(r"`([^`]+)`(?: \(since ([\d.]+)\))?", methods):
+            listed[f"{code(module)[0]}.{method}"] = since
+    patches = INSTRUMENTORS[entry_point].patches
+    assert listed == {f"{patch.module}.{patch.owner}.{patch.name}": patch.since for patch in patches}
+
+
+def test_every_rival_is_listed():
+    listed = [(*code(row[0]), *code(row[1])) for row in rows("Beside other packages")]
+    rivals = [rival for kind in INSTRUMENTORS.values() for rival in kind.rivals]
+    assert sorted(listed) == sorted((rival.package, rival.entry_point) for rival in rivals)
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", DOCUMENT):
+        if not target.startswith("http"):
+            path, _, anchor = target.partition("#")
+            headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
