@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from asyncio import current_task
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,38 @@ _ACCEPTED_FROM_LIBRARY = ("_auto_ack_callback.<locals>.new_callback", "Endpoint.
 _INBOX = re.compile(r"\.[0-9A-Za-z]{22}(\.[0-9A-Za-z]+)?$")  # any client's, whatever its prefix is
 _NOTHING: dict[str, str] = {}
 
-_told: ContextVar[Mapping[str, str] | None] = ContextVar("otel_messaging_nats_told", default=None)
-"""While a call publishes that is told of already, or not at all: the headers to add to what it publishes."""
+
+class _Told:
+    """A call that publishes inside what is told of already, or is not told of at all.
+
+    Attributes:
+        carrier: the headers to add to what it publishes.
+    """
+
+    __slots__ = ("_task", "carrier")
+
+    def __init__(self, carrier: Mapping[str, str]) -> None:
+        self.carrier = carrier
+        self._task: Any = current_task()
+        _told.set(self)
+
+    def end(self) -> None:
+        """The call has returned."""
+        self._task = None
+        _told.set(None)  # by value: a coroutine may be closed in another context than it ran in
+
+    def is_here(self) -> bool:
+        """Whether it is this task's call. Tasks that are made meanwhile inherit the variable, and may keep it."""
+        return self._task is not None and self._task is current_task()
+
+
+_told: ContextVar[_Told | None] = ContextVar("otel_messaging_nats_told", default=None)
+
+
+def _inherited() -> Mapping[str, str] | None:
+    """The headers to add to what is published now, if a call around it is told of, or is not to be."""
+    told = _told.get()
+    return told.carrier if told is not None and told.is_here() else None
 
 
 class _Nats:
@@ -272,7 +303,7 @@ def _publish(nats: _Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         publication, sent = None, headers
         try:
-            carrier = _told.get()
+            carrier = _inherited()
             if carrier is None:
                 arguments = {"subject": subject, "payload": payload, "reply": reply, "headers": headers}
                 publication = nats.begin("publish", self, self, subject, payload, headers, arguments)
@@ -309,7 +340,7 @@ def _request(nats: _Nats, request: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         publication = None
         try:
-            if _told.get() is None:
+            if _inherited() is None:
                 arguments = {"subject": subject, "payload": payload, "headers": headers, "timeout": timeout}
                 publication = nats.begin("request", self, self, subject, payload, headers, arguments)
         except Exception as error:
@@ -335,7 +366,7 @@ def _jetstream_publish(nats: _Nats, publish: Callable[..., Any]) -> Callable[...
     ) -> Any:
         publication = None
         try:
-            if _told.get() is None:
+            if _inherited() is None:
                 arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **kwargs}
                 publication = nats.begin("publish", self, self._nc, subject, payload, headers, arguments)
         except Exception as error:
@@ -354,14 +385,14 @@ async def _tell(publication: Publication | None, call: Callable[[], Any], read: 
     """Make a call that publishes inside, and tell of it once. The headers are added inside, where they are complete."""
     if publication is None:
         return await call()
-    _told.set(publication.carrier)
+    told = _Told(publication.carrier)
     try:
         answer = await call()
     except BaseException as error:
         publication.end(error)
         raise
     finally:
-        _told.set(None)  # by value: a coroutine may be closed in another context than it ran in
+        told.end()
     facts: v.Facts = ()
     try:
         facts = read(answer) if read is not None else ()
@@ -380,13 +411,13 @@ def _silently(nats: _Nats, method: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not nats.telemetry.enabled or _told.get() is not None:
+        if not nats.telemetry.enabled or _inherited() is not None:
             return await method(self, *args, **kwargs)
-        _told.set(_NOTHING)
+        told = _Told(_NOTHING)
         try:
             return await method(self, *args, **kwargs)
         finally:
-            _told.set(None)
+            told.end()
 
     return wrapper
 
