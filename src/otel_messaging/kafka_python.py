@@ -469,12 +469,12 @@ def _exit(_kafka: _Kafka, leave: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _close_consumer(_kafka: _Kafka, close: Callable[..., Any]) -> Callable[..., Any]:
-    """`KafkaConsumer.close` ends the handling of the last record."""
+    """`KafkaConsumer.close` ends the handling of the last record, which may be in another thread."""
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.held.end()
+            state.held.close()
         return close(self, *args, **kwargs)
 
     return wrapper
