@@ -9,9 +9,10 @@ import logging
 import operator
 
 import pytest
-from opentelemetry.instrumentation.dependencies import DependencyConflictError
+from opentelemetry.instrumentation.dependencies import DependencyConflict, DependencyConflictError
 
 from otel_messaging import AioPikaInstrumentor, KafkaPythonInstrumentor, NatsPyInstrumentor
+from tests.programs.instrumentors import backport
 
 ALL = [KafkaPythonInstrumentor, AioPikaInstrumentor, NatsPyInstrumentor]
 
@@ -26,10 +27,16 @@ def instrumentor(request):
 @pytest.fixture
 def installed(monkeypatch):
     """Let distributions seem to be installed in the versions given, or not at all."""
-    real = importlib.metadata.Distribution.from_name.__func__
     clients = {"kafka-python": None, "kafka-python-ng": None, "aio-pika": None, "nats-py": None}
+    for metadata in [importlib.metadata, *backport()]:
+        monkeypatch.setattr(metadata.Distribution, "from_name", classmethod(pretending(metadata, clients)))
+    return clients
 
-    class Fake(importlib.metadata.Distribution):
+
+def pretending(metadata, clients):
+    real = metadata.Distribution.from_name.__func__
+
+    class Fake(metadata.Distribution):
         def __init__(self, version):
             self.text = f"Metadata-Version: 2.1\nVersion: {version}\n"
 
@@ -43,11 +50,10 @@ def installed(monkeypatch):
         if name not in clients:
             return real(cls, name)
         if clients[name] is None:
-            raise importlib.metadata.PackageNotFoundError(name)
+            raise metadata.PackageNotFoundError(name)
         return Fake(clients[name])
 
-    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", classmethod(from_name))
-    return clients
+    return from_name
 
 
 def methods(instrumentor):
@@ -110,7 +116,6 @@ def test_a_missing_client_is_an_error_and_nothing_else(instrumentor, installed, 
     assert same(before, methods(instrumentor))
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert instrumentor.__name__ in record.getMessage()
     assert instrumentor.requirements[0].split()[0] in record.getMessage()
 
 
@@ -137,6 +142,17 @@ def test_an_argument_that_is_not_known_is_a_warning_that_lists_those_that_are(in
     )
     for name in ("publish_hook", "consume_hook", "consumer_parent", "process_spans", "settle", "metrics"):
         assert name in message
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_version_that_is_not_supported_is_told_of_whatever_the_loader_does(tells, installed, monkeypatch, caplog):
+    monkeypatch.setattr(DependencyConflict, "_log", lambda *_: None, raising=False)
+    if not tells:
+        monkeypatch.delattr(DependencyConflict, "_log")
+    installed["nats-py"] = "2.5.0"
+    with pytest.raises(DependencyConflictError):
+        NatsPyInstrumentor().instrument(skip_dep_check=True)
+    assert [message.count("nats-py 2.5.0") for message in caplog.messages] == ([] if tells else [1])
 
 
 def test_each_has_an_instance_of_its_own():

@@ -4,6 +4,7 @@
 installed; without arguments it is to be run under `opentelemetry-instrument`.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import sys
@@ -13,14 +14,27 @@ CLIENTS = {"kafka", "aio_pika", "aiormq", "nats"}
 
 def hide(names):
     """Let distributions seem not to be installed."""
-    real = importlib.metadata.Distribution.from_name.__func__
+    for metadata in [importlib.metadata, *backport()]:
+        metadata.Distribution.from_name = classmethod(hiding(metadata, names))
+
+
+def hiding(metadata, names):
+    real = metadata.Distribution.from_name.__func__
 
     def from_name(cls, name):
         if name in names:
-            raise importlib.metadata.PackageNotFoundError(name)
+            raise metadata.PackageNotFoundError(name)
         return real(cls, name)
 
-    importlib.metadata.Distribution.from_name = classmethod(from_name)
+    return from_name
+
+
+def backport():
+    """What older versions of OpenTelemetry use in place of `importlib.metadata`."""
+    with contextlib.suppress(ImportError):
+        import importlib_metadata
+
+        yield importlib_metadata
 
 
 def main(arguments):

@@ -54,6 +54,8 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         # `opentelemetry-instrument` leaves this check to us: see pyproject.toml.
         conflict = self._check_dependency_conflicts()
         if conflict is not None:
+            if not hasattr(conflict, "_log") and (conflict.found or conflict.found_any):
+                _logger.error("%s: %s", self.entry_point, conflict)  # older loaders tell nobody
             raise DependencyConflictError(conflict)
         self._telemetry = Telemetry(self.library, settings.load(kwargs), **_known(kwargs))
         self._patches = Patches(self.patches, self.adapter(self._telemetry))
