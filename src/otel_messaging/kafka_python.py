@@ -120,7 +120,7 @@ class _Producer:
         return not once
 
     def leader(self, topic: str, partition: int) -> v.Facts:
-        """The broker that leads a partition."""
+        """The broker that leads a partition, and its cluster."""
         return self._cluster.leader(topic, partition)
 
     def abandon(self) -> None:
@@ -155,12 +155,11 @@ class _Cluster:
 
     def facts(self, topic: str, partition: int | None) -> v.Facts:
         """The server that a partition's records go to or come from, and the cluster."""
-        cluster = (v.KAFKA_CLUSTER, getattr(self._cluster, "cluster_id", None))
         leader = self.leader(topic, partition) if partition is not None else ()
-        return (*(leader or self._bootstrap()), cluster)
+        return leader or self._describe(next(iter(self._cluster._bootstrap_brokers.values()), None))
 
     def leader(self, topic: str, partition: int) -> v.Facts:
-        """The broker that leads a partition, if it is known."""
+        """The broker that leads a partition, and its cluster, if it is known."""
         key = _Partition(topic, partition)
         leader = self._leaders.get(key)
         if leader is None:
@@ -168,15 +167,14 @@ class _Cluster:
                 broker = self._cluster.broker_metadata(self._cluster.leader_for_partition(key))
             except KeyError:  # the producer's own thread is putting new metadata in place
                 return ()
-            leader = self._leaders.put(key, _server(broker))
+            leader = self._leaders.put(key, self._describe(broker) if broker is not None else ())
         return leader
 
-    def _bootstrap(self) -> v.Facts:
-        return _server(next(iter(self._cluster._bootstrap_brokers.values()), None))
-
-
-def _server(broker: Any) -> v.Facts:
-    return ((v.SERVER_ADDRESS, broker.host), (v.SERVER_PORT, broker.port)) if broker is not None else ()
+    def _describe(self, broker: Any) -> v.Facts:
+        cluster = (v.KAFKA_CLUSTER, getattr(self._cluster, "cluster_id", None))  # since 2.1, and with the metadata
+        return (
+            (cluster,) if broker is None else ((v.SERVER_ADDRESS, broker.host), (v.SERVER_PORT, broker.port), cluster)
+        )
 
 
 class _Sent:
