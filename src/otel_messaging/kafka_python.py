@@ -180,30 +180,32 @@ class _Cluster:
 class _Sent:
     """A message that the producer has, until the broker has answered. Called on the producer's own thread."""
 
-    __slots__ = ("_operation", "_producer", "_publication", "_sized")
+    __slots__ = ("_producer", "_publication", "_sized")
 
     def __init__(self, producer: _Producer, publication: Publication, sized: bool) -> None:
         self._producer = producer
-        self._publication = publication
+        self._publication: Publication | None = publication
         self._sized = sized
         producer.pending.add(self)
 
     def acknowledged(self, metadata: Any) -> None:
         """The broker has the record."""
-        if self._claim():
+        publication = self._claim()
+        if publication is not None:
             facts: v.Facts = ()
             try:
-                if self._publication.span.is_recording():
-                    facts = self._facts(metadata)
+                if publication.span.is_recording():
+                    facts = self._facts(metadata, publication.operation.facts)
             except Exception as error:
                 report("acknowledging a record", error)
             finally:
-                self._publication.end(facts=facts)
+                publication.end(facts=facts)
 
     def failed(self, error: BaseException | Failure | None) -> None:
         """The broker does not have the record, or nobody will know."""
-        if self._claim():
-            self._publication.end(error)
+        publication = self._claim()
+        if publication is not None:
+            publication.end(error)
 
     def answered(self, future: Any) -> None:
         """The answer is there already."""
@@ -212,16 +214,16 @@ class _Sent:
         else:
             self.acknowledged(future.value)
 
-    def _claim(self) -> bool:
+    def _claim(self) -> Publication | None:
         try:
             self._producer.pending.remove(self)  # atomic: the producer's thread and close() may both want it
         except KeyError:
-            return False
-        return True
+            return None
+        publication, self._publication = self._publication, None  # futures that are kept, keep us until 3.0
+        return publication
 
-    def _facts(self, metadata: Any) -> v.Facts:
+    def _facts(self, metadata: Any, known: v.Facts) -> v.Facts:
         leader = self._producer.leader(metadata.topic, metadata.partition)
-        known = self._publication.operation.facts
         size = metadata.serialized_value_size
         return (
             (v.KAFKA_PARTITION, metadata.partition),

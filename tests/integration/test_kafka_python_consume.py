@@ -275,6 +275,15 @@ def test_a_subclass_that_overrides_next_has_one_span_per_record_it_reads(applica
     assert nothing_is_current()
 
 
+@pytest.mark.skipif(VERSION >= (2, 1), reason="2.1 has one iterator only")
+def test_the_legacy_iterator_is_seen_too(application, recorder):
+    application.fill(b"a", b"b")
+    consumer = application.consumer(legacy_iterator=True)
+    assert [next(consumer).value, next(consumer).value] == [b"a", b"b"]
+    consumer.close()
+    assert offsets(received(application, recorder, 2)) == [0, 1]
+
+
 def test_an_error_of_the_library_comes_through_and_ends_the_handling(application, recorder):
     def broken(value):
         if value == b"b":

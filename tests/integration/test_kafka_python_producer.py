@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 from opentelemetry.sdk.trace import SpanProcessor
 
 from examples import brokers
+from otel_messaging.core.telemetry import Publication
 from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401
 from tests.support.recorder import shape, span_id
 
@@ -159,6 +161,8 @@ def test_nothing_is_kept_for_messages_that_were_answered(application):
     producer.flush(10)
     assert all(future.is_done for future in futures)
     assert producer._otel_messaging.pending == set()
+    gc.collect()
+    assert [kept for kept in gc.get_objects() if type(kept) is Publication] == []
 
 
 def test_many_threads_send_at_once(application, recorder):
