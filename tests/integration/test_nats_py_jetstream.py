@@ -1,0 +1,564 @@
+"""JetStream by nats-py: acknowledged publishing, push consumers, settling, and silence about everything else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from opentelemetry import trace
+
+from otel_messaging import NatsPyInstrumentor
+from tests.support.nats_py import VERSION, client, on_the_wire, outcome, server, traceparent, twice
+from tests.support.recorder import shape, span_id
+from tests.support.waiting import until
+
+SILENT = pytest.mark.parametrize("where", ["default", "domain", "prefix"])
+
+HUB = """
+jetstream { domain: hub }
+accounts {
+  APP {
+    jetstream: enabled
+    users: [ { user: app, password: app } ]
+    mappings: { "custom.api.>": "$JS.API.>" }
+  }
+}
+no_auth_user: app
+"""
+
+
+@pytest.fixture
+def library():
+    return "nats_py"
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """A server whose JetStream is also to be had by a domain, and under a prefix of its own."""
+    with server(HUB) as running:
+        yield running
+
+
+async def stream(driver, *subjects, **config):
+    """A JetStream context, and a stream of a test's own with the subjects below its name."""
+    name, jetstream = driver.name(), driver.client.jetstream()
+    await jetstream.add_stream(name=name, subjects=[f"{name}.{subject}" for subject in subjects], **config)
+    return jetstream, name
+
+
+def consume_name(vocabulary, subject):
+    return f"{'receive' if vocabulary == 'guide' else 'process'} {subject}"
+
+
+async def handled(recorder, count=1):
+    """The spans of handled messages."""
+    await until(lambda: sum(s.kind is trace.SpanKind.CONSUMER for s in recorder.spans()) >= count)
+    return recorder.consumers(count)
+
+
+# Publishing
+
+
+async def test_a_publish_span_ends_with_the_acknowledgement(connect, recorder, vocabulary):
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+    subject = f"{name}.a"
+    for sequence in (1, 2):
+        acknowledgement = await jetstream.publish(subject, b"hello")
+        assert (acknowledgement.stream, acknowledgement.seq) == (name, sequence)
+        span = recorder.producers(sequence)[-1]
+        assert shape(span) == {
+            "name": f"publish {subject}",
+            "kind": "PRODUCER",
+            "parent": None,
+            "links": [],
+            "status": ("OK" if vocabulary == "guide" else "UNSET", None),
+            "attributes": {
+                **driver.published(vocabulary, subject, b"hello"),
+                "messaging.client.id": str(driver.client.client_id),
+                "messaging.nats.stream": name,
+                "messaging.nats.sequence": sequence,
+            },
+            "events": [],
+        }
+    stored = await jetstream.get_msg(name, 2)
+    assert stored.headers == {"traceparent": traceparent(span)}
+
+
+async def test_a_refused_message_is_an_error(connect, recorder):
+    from nats.js.errors import BadRequestError
+
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+    with pytest.raises(BadRequestError) as caught:
+        await jetstream.publish(f"{name}.a", stream="another")
+    (span,) = recorder.producers(1)
+    assert shape(span)["status"] == ("ERROR", str(caught.value))
+    assert span.attributes["error.type"] == "nats.js.errors.BadRequestError"
+    assert "messaging.nats.sequence" not in span.attributes
+
+
+async def test_a_subject_without_a_stream_is_an_error(connect, recorder):
+    from nats.js.errors import NoStreamResponseError
+
+    driver = await connect()
+    with pytest.raises(NoStreamResponseError):
+        await driver.client.jetstream().publish(driver.name())
+    (span,) = recorder.producers(1)
+    assert span.attributes["error.type"] == "nats.js.errors.NoStreamResponseError"
+
+
+async def test_a_missing_acknowledgement_is_an_error(connect, recorder):
+    from nats.errors import TimeoutError as NatsTimeoutError
+
+    driver = await connect()
+    subject = driver.name()
+    await driver.listen(subject)  # somebody is there, but it is no stream
+    with pytest.raises(NatsTimeoutError):
+        await driver.client.jetstream().publish(subject, timeout=0.02)
+    (span,) = recorder.producers(1)
+    assert span.attributes["error.type"] == "nats.errors.TimeoutError"
+
+
+@pytest.mark.parametrize("by_name", [True, False], ids=["keyword", "positional"])
+@pytest.mark.parametrize("expected", [True, False], ids=["stream", "no stream"])
+async def test_the_callers_headers_are_what_the_library_makes_of_them(instrument, nats_address, by_name, expected):
+    """nats-py itself writes the stream that is expected into them."""
+
+    async def scenario(connection):
+        jetstream, headers = connection.jetstream(), {"Nats-Msg-Id": "7", "kind": "order"}
+        await jetstream.add_stream(name="HEADERS", subjects=["headers.>"], storage="memory")
+        stream = "HEADERS" if expected else None
+        try:
+            for _ in range(2):
+                if by_name:
+                    ack = await jetstream.publish("headers.a", b"x", stream=stream, headers=headers)
+                else:
+                    ack = await jetstream.publish("headers.a", b"x", None, stream, headers)
+            stored = await jetstream.get_msg("HEADERS", 1)
+            stored.headers.pop("traceparent", None)
+            return headers, ack.seq, ack.duplicate, stored.headers
+        finally:
+            await jetstream.delete_stream("HEADERS")
+
+    traced, plain = await twice(instrument, nats_address, scenario)
+    assert traced == plain
+    assert traced[1:3] == (1, True)
+
+
+async def test_the_message_id_is_told(connect, recorder):
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+    await jetstream.publish(f"{name}.a", headers={"Nats-Msg-Id": "order-7"})
+    assert recorder.producers(1)[0].attributes["messaging.message.id"] == "order-7"
+
+
+@pytest.mark.skipif(VERSION < (2, 12), reason="js.publish has msg_ttl since 2.12")
+async def test_a_time_to_live_arrives(connect, recorder):
+    from nats.js.api import StreamConfig
+
+    driver = await connect()
+    name, jetstream = driver.name(), driver.client.jetstream()
+    await jetstream.add_stream(StreamConfig(name=name, subjects=[f"{name}.>"], allow_msg_ttl=True))
+    acknowledgement = await jetstream.publish(f"{name}.a", b"x", msg_ttl=60)
+    stored = await jetstream.get_msg(name, acknowledgement.seq)
+    assert stored.headers == {"Nats-TTL": "60", "traceparent": traceparent(recorder.producers(1)[0])}
+
+
+async def test_wrong_arguments_are_refused_by_the_library(connect, recorder):
+    driver = await connect()
+    with pytest.raises(TypeError, match=r"publish\(\) got an unexpected keyword argument 'header'"):
+        await driver.client.jetstream().publish(driver.name(), header={})
+    recorder.producers(1)
+
+
+# Push consumers
+
+
+async def test_a_pushed_message_is_handled_and_acknowledged(connect, recorder, vocabulary):
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+    subject, seen = f"{name}.a", []
+
+    async def callback(message):
+        seen.append((message.data, span_id(trace.get_current_span())))
+
+    await jetstream.subscribe(subject, cb=callback)
+    await jetstream.publish(subject, b"hello")
+    (span,) = await handled(recorder)
+    (published,) = recorder.producers(1)
+    guide = vocabulary == "guide"
+    assert seen == [(b"hello", span_id(span))]
+    assert shape(span) == {
+        "name": consume_name(vocabulary, subject),
+        "kind": "CONSUMER",
+        "parent": span_id(published),
+        "links": [] if guide else [span_id(published)],
+        "status": ("OK" if guide else "UNSET", None),
+        "attributes": {
+            **driver.consumed(vocabulary, subject, b"hello"),
+            "messaging.client.id": str(driver.client.client_id),
+            **also(span),
+        },
+        "events": [("ack", {})] if guide else [],
+    }
+    settled = [found for found in recorder.spans() if found.kind is trace.SpanKind.CLIENT]
+    assert [shape(found)["name"] for found in settled] == ([] if guide else [f"ack {subject}"])
+    for found in settled:
+        assert found.parent.span_id == span_id(span)
+        assert found.attributes["messaging.operation.type"] == "settle"
+        assert found.attributes["messaging.operation.name"] == "ack"
+        assert found.attributes["messaging.destination.name"] == subject
+    assert await acknowledged(jetstream, name) == 1
+
+
+async def acknowledged(jetstream, name):
+    """How many messages the server knows to be acknowledged, once it waits for none."""
+    for _ in range(100):
+        (info,) = await jetstream.consumers_info(name)
+        if info.num_ack_pending == 0:
+            break
+        await asyncio.sleep(0.01)
+    return info.ack_floor.consumer_seq
+
+
+def also(span):
+    """Attributes that are not known beforehand."""
+    names = ("messaging.message.queue_time", "messaging.nats.stream", "messaging.nats.sequence")
+    return {name: span.attributes[name] for name in names if name in span.attributes}
+
+
+SETTLING = {
+    "ack": ("ack", lambda message: message.ack(), {}),
+    "ack_sync": ("ack", lambda message: message.ack_sync(timeout=5), {}),
+    "nak": ("nak", lambda message: message.nak(), {}),
+    "nak with a delay": ("nak", lambda message: message.nak(delay=60), {"messaging.settle.delay": 60.0}),
+    "nak with a delay by position": ("nak", lambda message: message.nak(0.5), {"messaging.settle.delay": 0.5}),
+    "term": ("term", lambda message: message.term(), {}),
+    "in_progress": ("in_progress", lambda message: message.in_progress(), {}),
+}
+
+
+@pytest.mark.parametrize("how", SETTLING)
+async def test_settling_is_an_event_or_a_span(connect, recorder, vocabulary, how):
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+    subject, (verb, settle, details) = f"{name}.a", SETTLING[how]
+
+    async def callback(message):
+        if message.metadata.num_delivered == 1:
+            await settle(message)
+
+    subscription = await jetstream.subscribe(subject, cb=callback, manual_ack=True)
+    await jetstream.publish(subject)
+    await until(lambda: recorder.spans(consume_name(vocabulary, subject)))
+    span = recorder.spans(consume_name(vocabulary, subject))[0]
+    settled = recorder.spans(f"{verb} {subject}")
+    await subscription.unsubscribe()
+    if vocabulary == "guide":
+        assert shape(span)["events"] == [(verb, details)]
+        assert settled == []
+    else:
+        assert span.events == ()
+        assert [found.parent.span_id for found in settled] == [span_id(span)]
+        assert details.items() <= settled[0].attributes.items()
+        assert settled[0].kind is trace.SpanKind.CLIENT
+
+
+async def test_settling_twice_is_the_librarys_error(connect, recorder):
+    from nats.errors import MsgAlreadyAckdError
+
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+    errors = []
+
+    async def callback(message):
+        await message.ack()
+        try:
+            await message.term()
+        except MsgAlreadyAckdError as error:
+            errors.append(error)
+
+    await jetstream.subscribe(f"{name}.a", cb=callback, manual_ack=True)
+    await jetstream.publish(f"{name}.a")
+    (span,) = await handled(recorder)
+    assert len(errors) == 1
+    assert shape(span)["events"] == [("ack", {}), ("term", {"error.type": "nats.errors.MsgAlreadyAckdError"})]
+    assert span.status.status_code.name == "OK"
+
+
+@pytest.mark.parametrize("method", ["ack", "ack_sync", "nak", "term", "in_progress"])
+async def test_a_message_that_cannot_be_settled_is_the_librarys_error(instrument, nats_address, method):
+    async def scenario(connection):
+        subscription = await connection.subscribe("plain")
+        await connection.publish("plain")
+        message = await subscription.messages.__anext__()
+        found = await outcome(getattr(message, method))
+        wrong = await outcome(lambda: getattr(message, method)("wrong", "arguments", "given"))
+        return found, wrong
+
+    traced, plain = await twice(instrument, nats_address, scenario)
+    assert traced == plain
+    assert issubclass(traced[0][0], Exception)
+
+
+async def test_a_message_that_is_delivered_again_is_in_the_same_trace(connect, recorder):
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+    seen = []
+
+    async def callback(message):
+        seen.append(message.metadata.num_delivered)
+        await (message.nak() if len(seen) == 1 else message.ack())
+
+    await jetstream.subscribe(f"{name}.a", cb=callback, manual_ack=True)
+    await jetstream.publish(f"{name}.a")
+    spans = await handled(recorder, 2)
+    (published,) = recorder.producers(1)
+    assert seen == [1, 2]
+    assert [span.parent.span_id for span in spans] == [span_id(published)] * 2
+    assert [[event.name for event in span.events] for span in spans] == [["nak"], ["ack"]]
+
+
+async def test_an_exception_leaves_the_message_unacknowledged(connect, recorder):
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+
+    async def callback(message):
+        raise ValueError("broken")
+
+    await jetstream.subscribe(f"{name}.a", cb=callback)
+    await jetstream.publish(f"{name}.a")
+    (span,) = await handled(recorder)
+    await until(lambda: driver.errors)
+    assert span.status.description == "broken"
+    assert [event.name for event in span.events] == ["exception"]
+    (info,) = await jetstream.consumers_info(name)
+    assert info.num_ack_pending == 1
+    driver.errors.clear()
+
+
+async def test_a_filter_with_wildcards_is_in_the_name(connect, recorder, vocabulary):
+    driver = await connect()
+    jetstream, name = await stream(driver, ">")
+
+    async def callback(message):
+        pass
+
+    await jetstream.subscribe(f"{name}.*.eu", cb=callback)
+    for number in range(2):
+        await jetstream.publish(f"{name}.{number}.eu")
+    spans = await handled(recorder, 2)
+    assert {span.name for span in spans} == {consume_name(vocabulary, f"{name}.*.eu")}
+    assert [span.attributes["messaging.destination.name"] for span in spans] == [f"{name}.0.eu", f"{name}.1.eu"]
+    if vocabulary != "guide":
+        assert {span.attributes["messaging.destination.template"] for span in spans} == {f"{name}.*.eu"}
+        settled = [span for span in recorder.spans() if span.kind is trace.SpanKind.CLIENT]
+        assert {span.name for span in settled} == {f"ack {name}.*.eu"}
+
+
+async def test_a_consumer_without_a_filter_gets_all_of_its_stream(connect, recorder):
+    from nats.js.api import ConsumerConfig
+
+    driver = await connect()
+    jetstream, name = await stream(driver, ">")
+    config = ConsumerConfig(durable_name="all", deliver_subject=driver.client.new_inbox())
+    await jetstream.add_consumer(name, config)
+
+    async def callback(message):
+        pass
+
+    await jetstream.subscribe_bind(name, config, "all", cb=callback)
+    await jetstream.publish(f"{name}.17")
+    (span,) = await handled(recorder)
+    assert (span.name, span.attributes["messaging.destination.name"]) == ("receive >", f"{name}.17")
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["callback", "loop"])
+async def test_a_durable_or_a_queue_is_the_group(connect, recorder, monkeypatch, loop):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging")
+    driver = await connect()
+    jetstream, name = await stream(driver, "a", "b")
+
+    async def callback(message):
+        pass
+
+    cb = None if loop else callback
+    for subject, arguments in ((f"{name}.a", {"durable": "billing"}), (f"{name}.b", {"queue": "workers"})):
+        subscription = await jetstream.subscribe(subject, cb=cb, **arguments)
+        await jetstream.publish(subject)
+        if loop:
+            async for message in subscription.messages:
+                await message.ack()
+                break
+    spans = await handled(recorder, 2)
+    assert [span.attributes["messaging.consumer.group.name"] for span in spans] == ["billing", "workers"]
+    assert [span.name for span in spans] == [f"process {name}.a", f"process {name}.b"]
+
+
+async def test_a_loop_over_a_consumer_has_the_subjects_of_the_stream(connect, recorder, vocabulary):
+    driver = await connect()
+    jetstream, name = await stream(driver, ">")
+    subscription = await jetstream.subscribe(f"{name}.*")
+    for number in range(2):
+        await jetstream.publish(f"{name}.{number}")
+    seen = 0
+    async for message in subscription.messages:
+        await message.ack()
+        seen += 1
+        if seen == 2:
+            break
+    spans = recorder.consumers(2)
+    assert [span.name for span in spans] == [consume_name(vocabulary, f"{name}.*")] * 2
+    assert [span.attributes["messaging.destination.name"] for span in spans] == [f"{name}.0", f"{name}.1"]
+    assert [span.parent.span_id for span in spans] == [span_id(span) for span in recorder.producers(2)]
+    if vocabulary == "guide":
+        assert [[event.name for event in span.events] for span in spans] == [["ack"], ["ack"]]
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["callback", "loop"])
+async def test_an_ordered_consumer_is_told_of_by_its_messages_alone(connect, recorder, loop):
+    """Its heartbeats and flow control are the library's own."""
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+    subject, seen = f"{name}.a", []
+
+    async def callback(message):
+        seen.append(message.data)
+
+    arguments = {"ordered_consumer": True, "idle_heartbeat": 0.1}
+    subscription = await jetstream.subscribe(subject, cb=None if loop else callback, **arguments)
+    for number in range(3):
+        await jetstream.publish(subject, b"%d" % number)
+    if loop:
+        async for message in subscription.messages:
+            await callback(message)
+            if len(seen) == 3:
+                break
+    await until(lambda: len(seen) == 3)
+    await asyncio.sleep(0.25)
+    await subscription.unsubscribe()
+    assert seen == [b"0", b"1", b"2"]
+    assert sorted(span.name for span in recorder.spans()) == [f"publish {subject}"] * 3 + [f"receive {subject}"] * 3
+
+
+@pytest.mark.parametrize("manual_ack", [False, True])
+async def test_a_callback_that_cannot_be_awaited_fails_as_before(instrument, recorder, nats_address, manual_ack):
+    """With automatic acknowledgement the library finds out only when a message is there."""
+
+    def callback(message):
+        pass
+
+    async def scenario(connection):
+        jetstream = connection.jetstream()
+        await jetstream.add_stream(name="SYNC", subjects=["sync"], storage="memory")
+        try:
+            found = await outcome(lambda: jetstream.subscribe("sync", cb=callback, manual_ack=manual_ack))
+            await jetstream.publish("sync")
+            if not manual_ack:
+                await until(lambda: connection.errors)
+            return found if manual_ack else type(found), [(type(e), str(e)) for e in connection.errors]
+        finally:
+            await jetstream.delete_stream("SYNC")
+
+    traced, plain = await twice(instrument, nats_address, scenario)
+    assert traced == plain
+
+
+# Silence
+
+
+@SILENT
+async def test_what_the_library_asks_of_jetstream_makes_no_span_and_gets_no_header(instrument, recorder, hub, where):
+    from nats.errors import TimeoutError as NatsTimeoutError
+    from nats.js.errors import NotFoundError
+
+    instrument(NatsPyInstrumentor)
+    context = {"default": {}, "domain": {"domain": "hub"}, "prefix": {"prefix": "custom.api"}}[where]
+    async with client(hub.address) as connection:
+        commands = on_the_wire(connection)
+        jetstream = connection.jetstream(**context)
+        with recorder.tracer.start_as_current_span("job"):
+            await jetstream.account_info()
+            await jetstream.add_stream(name="SILENT", subjects=["silent.>"], allow_direct=True, storage="memory")
+            await jetstream.stream_info("SILENT")
+            assert await jetstream.find_stream_name_by_subject("silent.a") == "SILENT"
+            subscription = await jetstream.pull_subscribe("silent.>", durable="puller")
+            for batch in (1, 2):
+                with pytest.raises(NatsTimeoutError):
+                    await subscription.fetch(batch, timeout=0.05)
+            with pytest.raises(NotFoundError):
+                await jetstream.get_msg("SILENT", 1)
+            with pytest.raises(NotFoundError):
+                await jetstream.get_last_msg("SILENT", "silent.a", direct=True)
+            await jetstream.consumer_info("SILENT", "puller")
+            await jetstream.delete_stream("SILENT")
+    assert [span.name for span in recorder.spans()] == ["job"]
+    assert any(b"PUB" in command for command in commands)
+    assert not any(b"HPUB" in command for command in commands)
+
+
+@SILENT
+async def test_messages_are_told_of_whatever_the_prefix(instrument, recorder, hub, where):
+    instrument(NatsPyInstrumentor)
+    context = {"default": {}, "domain": {"domain": "hub"}, "prefix": {"prefix": "custom.api"}}[where]
+
+    async def callback(message):
+        pass
+
+    async with client(hub.address) as connection:
+        jetstream = connection.jetstream(**context)
+        await jetstream.add_stream(name="TOLD", subjects=["told"], storage="memory")
+        await jetstream.subscribe("told", cb=callback)
+        await jetstream.publish("told")
+        await handled(recorder)
+        await jetstream.delete_stream("TOLD")
+    assert sorted(span.name for span in recorder.spans()) == ["publish told", "receive told"]
+    assert [event.name for event in recorder.span("receive told").events] == ["ack"]
+
+
+async def test_a_publish_right_after_a_question_is_told_of(connect, recorder):
+    """Also when the question has failed."""
+    from nats.js.errors import NotFoundError
+
+    driver = await connect()
+    with pytest.raises(NotFoundError):
+        await driver.client.jetstream().stream_info(driver.name())
+    await driver.publish(driver.name())
+    recorder.producers(1)
+
+
+async def test_keys_and_values_are_left_alone(connect, recorder):
+    driver = await connect()
+    jetstream = driver.client.jetstream()
+    bucket = await jetstream.create_key_value(bucket=driver.name())
+    commands = on_the_wire(driver.client)
+    watcher = await bucket.watchall()
+    assert await bucket.put("name", b"value") == 1
+    assert (await bucket.get("name")).value == b"value"
+    assert await bucket.update("name", b"other", last=1) == 2
+    seen = []
+    for _ in range(2):
+        entry = await watcher.updates(timeout=5)
+        seen.append(entry and entry.value)
+    await watcher.stop()
+    assert await bucket.keys() == ["name"]
+    assert await bucket.delete("name")
+    assert b"value" in seen or b"other" in seen
+    assert recorder.spans() == []
+    assert not any(b"traceparent" in command for command in commands)
+
+
+async def test_objects_are_left_alone(connect, recorder):
+    driver = await connect()
+    store = await driver.client.jetstream().create_object_store(driver.name())
+    commands = on_the_wire(driver.client)
+    body = bytes(range(256)) * 1200
+    await store.put("name", body)
+    assert (await store.get("name")).data == body
+    watcher = await store.watch(include_history=True)
+    assert (await watcher.updates(timeout=5)).name == "name"
+    await watcher.stop()
+    await store.delete("name")
+    assert recorder.spans() == []
+    assert not any(b"traceparent" in command for command in commands)
