@@ -179,6 +179,7 @@ async def test_a_foreign_wrapper_below_ours_is_kept(connect, recorder, wrap, fun
 
 async def test_a_foreign_wrapper_above_ours_is_kept(connect, recorder, wrap, funnel):
     kind, name = funnel
+    original = kind.__dict__[name]
     driver = await connect()
     calls, wrapper = wrap()
     await exchanged(driver)
@@ -186,6 +187,8 @@ async def test_a_foreign_wrapper_above_ours_is_kept(connect, recorder, wrap, fun
     recorder.producers(1)
     driver.instrumentor().uninstrument()
     assert kind.__dict__[name] is wrapper
+    if isinstance(wrapper, wrapt.FunctionWrapper):  # of any other nobody knows what it wraps
+        assert wrapper.__wrapped__ is original
     assert await exchanged(driver, {"tenant": "acme"}) == [("tenant", "acme")]
     assert len(calls) == 2
     recorder.producers(1)
