@@ -48,6 +48,13 @@ class _AioPika:
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
         self._settled: Cache[tuple[str, str], Operation] = Cache()
+        self._sources: Cache[tuple[Any, ...], _Source] = Cache()
+
+    def source(self, queue: str, url: Any) -> _Source:
+        """What is kept for the consumers of a queue: some programs make a new one for each message."""
+        key = (queue, url.scheme, url.host, url.port)
+        source = self._sources.get(key)
+        return source or self._sources.put(key, _Source(self.telemetry, queue, url))
 
     def exchange(self, exchange: Any) -> _Exchange:
         """What is kept for an exchange."""
@@ -106,7 +113,7 @@ class _Exchange:
 
 
 class _Source:
-    """What is kept for a consumer: a queue, and the server that it is on."""
+    """What is kept for the consumers of a queue."""
 
     def __init__(self, telemetry: Telemetry, queue: str, url: Any) -> None:
         self.telemetry = telemetry
@@ -155,16 +162,17 @@ class _Iterated:
         self._queue = iterator._amqp_queue
         self._source: _Source | None = None
 
-    def hand_out(self, message: Any, held: Held | None) -> None:
+    def hand_out(self, pika: _AioPika, message: Any, held: Held | None) -> None:
         """The application has a message.
 
         Args:
+            pika: the adapter.
             message: the library's.
             held: where it was asked for, if that was seen.
         """
         channel = message._IncomingMessage__channel
         if self._source is None:
-            self._source = _Source(self.telemetry, self._queue.name, channel.connection.url)
+            self._source = pika.source(self._queue.name, channel.connection.url)
         delivery = self._source.hand_out(message, message, message.body, _identity(message))
         (held or self.shared.asked()).hold(delivery)
         if delivery is not None:
@@ -297,7 +305,7 @@ def _basic_consume(pika: _AioPika, consume: Callable[..., Any]) -> Callable[...,
         callback = consumer_callback
         try:
             if pika.telemetry.enabled and _is_application(callback):
-                source = _Source(pika.telemetry, queue, self.connection.url)
+                source = pika.source(queue, self.connection.url)
                 callback = partial(handle, partial(_deliver, source, callback), callback)
         except Exception as error:
             report("Channel.basic_consume", error)
@@ -337,7 +345,7 @@ def _anext(pika: _AioPika, advance: Callable[..., Any]) -> Callable[..., Any]:
         message = await advance(self)
         try:
             if pika.telemetry.enabled:
-                keep(self, pika.telemetry, _Iterated).hand_out(message, held)
+                keep(self, pika.telemetry, _Iterated).hand_out(pika, message, held)
         except Exception as error:
             report("QueueIterator.__anext__", error)
         return message
