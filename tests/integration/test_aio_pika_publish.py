@@ -11,6 +11,7 @@ import weakref
 import aio_pika
 import pytest
 from aio_pika import ExchangeType, Message
+from aiormq import spec
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from yarl import URL
 
@@ -432,7 +433,7 @@ async def test_a_message_of_the_transport_itself_stays_untouched(connect, record
     queue = await driver.queue(driver.name())
     await driver.channel.default_exchange.publish(Message(b"1"), queue.name)
     underlay = await underlying(driver.channel)
-    await underlay.basic_publish(b"2", routing_key=queue.name)
+    await underlay.basic_publish(b"2", routing_key=queue.name, properties=spec.Basic.Properties())
     recorder.spans(count=1)
     assert [("traceparent" in ((await fetch(queue)).headers or {})) for _ in range(2)] == [True, False]
 
@@ -450,7 +451,8 @@ async def test_a_failed_publish_leaves_nothing_for_the_next_message_of_the_trans
     exchange.internal = True
     with pytest.raises(ValueError, match="internal exchange"):
         await exchange.publish(Message(b"1"), queue.name)
-    await (await underlying(driver.channel)).basic_publish(b"2", routing_key=queue.name)
+    underlay = await underlying(driver.channel)
+    await underlay.basic_publish(b"2", routing_key=queue.name, properties=spec.Basic.Properties())
     assert not (await fetch(queue)).headers
 
 
