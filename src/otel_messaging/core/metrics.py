@@ -63,7 +63,7 @@ class Metrics:
                 tally = _Tally(counter, attributes, self._left) if counter is not None else None
                 if tally is not None:
                     self._tallies.add(tally)
-                made.append(OperationMetrics(tally, duration, factor, attributes))
+                made.append(OperationMetrics(tally, duration, factor, instruments.timed(action, attributes)))
         return tuple(made)
 
     def waiting(
@@ -221,6 +221,10 @@ class _Guide:
         timed = action in (v.DELIVER, v.PROCESS)
         return counters.get(action), self._duration if timed else None, 1000.0
 
+    def timed(self, _action: v.Action, attributes: v.Attributes) -> v.Attributes:
+        """The attributes of the duration, from those of the counter."""
+        return attributes
+
 
 class _Semconv:
     def __init__(self, meter: Meter) -> None:
@@ -244,3 +248,12 @@ class _Semconv:
         counters = {v.PUBLISH: self._sent, v.DELIVER: self._consumed, v.RECEIVE: self._consumed}
         handled = action in (v.DELIVER, v.PROCESS)
         return counters.get(action), self._process if handled else self._operation, 1.0
+
+    def timed(self, action: v.Action, attributes: v.Attributes) -> v.Attributes:
+        """The attributes of the duration, from those of the counter.
+
+        The conventions have the operation's type on the duration of a client's operation, and on nothing else.
+        """
+        if action in (v.DELIVER, v.PROCESS):
+            return attributes
+        return self.names.write(attributes.copy(), ((v.OPERATION_TYPE, action.type),))
