@@ -139,4 +139,5 @@ def machine() -> str:
     information = Path("/proc/cpuinfo")
     if information.exists() and (found := re.search(r"^model name\s*: (.*)$", information.read_text(), re.MULTILINE)):
         model = found[1]
-    return f"{os.cpu_count()} x {model}, {platform.system()}, {platform.python_implementation()} {platform.python_version()}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{os.cpu_count()} x {model}, {platform.system()}, {python}"

@@ -80,9 +80,7 @@ class KafkaNext(Path):
 
     async def run(self, count: int) -> None:
         self.records = [_record(offset) for offset in range(count)]
-        seen = 0
-        for _ in self.consumer:
-            seen += 1
+        for seen, _ in enumerate(self.consumer, 1):
             if seen == count:
                 break
 
@@ -138,8 +136,8 @@ class AioPikaConsume(Path):
 
     async def open(self) -> None:
         from aio_pika import Queue
-        from pamqp.commands import Basic
         from pamqp.body import ContentBody
+        from pamqp.commands import Basic
         from pamqp.header import ContentHeader
 
         async def callback(_message: Any) -> None:

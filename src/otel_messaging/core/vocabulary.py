@@ -199,7 +199,7 @@ class Vocabulary:
 
     def span_name(self, action: Action, verb: str, destination: Destination) -> str:
         """``verb destination``, or the verb alone where no name of low cardinality is known."""
-        word = verb if self.semconv else action.operation
+        word = verb if self.semconv or action is SETTLE else action.operation
         if destination.template:
             return f"{word} {destination.template}"
         name = "" if destination.temporary else self.destination(destination)
