@@ -107,7 +107,7 @@ ACTIONS = [
     (v.DELIVER, "process", "receive", SpanKind.CONSUMER, "process", "process", SpanKind.CONSUMER),
     (v.RECEIVE, "poll", "receive", SpanKind.CONSUMER, "poll", "receive", SpanKind.CLIENT),
     (v.PROCESS, "process", "process", SpanKind.CONSUMER, "process", "process", SpanKind.CONSUMER),
-    (v.SETTLE, "ack", "settle", SpanKind.CLIENT, "ack", "settle", SpanKind.CLIENT),
+    (v.SETTLE, "ack", "ack", SpanKind.CLIENT, "ack", "settle", SpanKind.CLIENT),
 ]
 
 
