@@ -1,0 +1,160 @@
+"""Thousands of messages through nats-py leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from otel_messaging import NatsPyInstrumentor
+from otel_messaging.core.cache import LIMIT
+from tests.support.nats_py import client
+from tests.support.recorder import Open
+
+COUNT = 5_000
+FEW = 1_000
+SLACK = 500  # blocks of memory; one per ten messages would be as many
+
+
+@pytest.fixture
+def opened():
+    """The spans that have begun and not ended, while none is kept."""
+    return Open()
+
+
+@pytest.fixture
+async def connection(instrument, nats_address, opened):
+    """A client whose spans are made, and not kept."""
+    provider = TracerProvider()
+    provider.add_span_processor(opened)
+    instrument(NatsPyInstrumentor, tracer_provider=provider)
+    async with client(nats_address) as made:
+        yield made
+    assert opened.spans == {}
+    provider.shutdown()
+
+
+def blocks():
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+async def callbacks(connection):
+    """Have messages handled by a callback."""
+    seen, all_seen = 0, asyncio.Event()
+
+    async def callback(_message):
+        nonlocal seen
+        seen += 1
+        if seen in (FEW, COUNT):
+            all_seen.set()
+
+    await connection.subscribe("memory.callback", cb=callback)
+
+    async def some(count):
+        all_seen.clear()
+        for _ in range(count):
+            await connection.publish("memory.callback", b"x")
+        await asyncio.wait_for(all_seen.wait(), 30)
+
+    return some
+
+
+async def loop(connection):
+    """Loop over messages."""
+    subscription = await connection.subscribe("memory.loop")
+
+    async def some(count):
+        for _ in range(count):
+            await connection.publish("memory.loop", b"x")
+        seen = 0
+        async for _ in subscription.messages:
+            seen += 1
+            if seen == count:
+                break
+
+    return some
+
+
+async def loops(connection):
+    """Loop over each message anew, and leave the loop by `break`."""
+    subscription = await connection.subscribe("memory.loops")
+
+    async def some(count):
+        for _ in range(count):
+            await connection.publish("memory.loops", b"x")
+        for _ in range(count):
+            async for _ in subscription.messages:
+                break
+
+    return some
+
+
+async def tasks(connection):
+    """Ask for each message in a task of its own."""
+    subscription = await connection.subscribe("memory.tasks")
+
+    async def some(count):
+        for _ in range(count):
+            await connection.publish("memory.tasks", b"x")
+        for _ in range(count):
+            await asyncio.create_task(subscription.messages.__anext__())
+
+    return some
+
+
+async def requests(connection):
+    """Request and answer."""
+
+    async def callback(message):
+        await message.respond(b"x")
+
+    await connection.subscribe("memory.request", cb=callback)
+
+    async def some(count):
+        for _ in range(count):
+            await connection.request("memory.request", b"x", timeout=5)
+
+    return some
+
+
+@pytest.mark.parametrize("way", [callbacks, loop, loops, tasks, requests])
+async def test_messages_are_not_kept(connection, way):
+    some = await way(connection)
+    await some(FEW)
+    before = blocks()
+    await some(COUNT - FEW)
+    assert blocks() - before < SLACK
+
+
+async def test_what_is_kept_of_subjects_is_limited(connection):
+    seen, all_seen = set(), asyncio.Event()
+
+    async def callback(message):
+        seen.add(message.subject)
+        if len(seen) == COUNT:
+            all_seen.set()
+
+    await connection.subscribe("memory.subjects.>", cb=callback)
+    for number in range(COUNT):
+        await connection.publish(f"memory.subjects.{number}", b"x")
+    await asyncio.wait_for(all_seen.wait(), 30)
+    state = vars(connection)["_otel_messaging"]
+    deliveries = state.deliveries("memory.subjects.>", "")
+    assert 0 < len(state._publishes) <= LIMIT
+    assert 0 < len(deliveries._operations) <= LIMIT
+
+
+async def test_what_is_kept_of_subscriptions_is_limited(connection):
+    for number in range(2 * LIMIT):
+        subscription = await connection.subscribe(f"memory.subscriptions.{number}")
+        await connection.publish(f"memory.subscriptions.{number}")
+        async for _ in subscription.messages:
+            break
+        await subscription.unsubscribe()
+    state = vars(connection)["_otel_messaging"]
+    assert 0 < len(state._deliveries) <= LIMIT
+    assert state.consumers == {}
