@@ -71,15 +71,19 @@ class Worker(AbstractContextManager["Worker"]):
         self._process.wait()
 
 
+def run_module(module: str, job: dict[str, Any], **options: Any) -> str:
+    """What a module of this package prints for a job."""
+    command = (str(FOLDER / "bin" / "python"), "-m", module, json.dumps(job))
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=_variables(), cwd=ROOT, **options)
+    return done.stdout.decode()
+
+
 def describe(path: str, arm: str) -> dict[str, Any]:
     """What one message makes."""
-    job = json.dumps({"path": path, "arm": arm, "state": "describe"})
-    command = (str(FOLDER / "bin" / "python"), "-m", "benchmarks.worker", job)
-    told = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=_variables(), cwd=ROOT)
-    return json.loads(told.stdout)
+    return json.loads(run_module("benchmarks.worker", {"path": path, "arm": arm, "state": "describe"}))
 
 
-class Callgrind:
+class Callgrind(AbstractContextManager["Callgrind"]):
     """Counts instructions, where valgrind and a C compiler are there."""
 
     def __init__(self) -> None:
@@ -114,8 +118,7 @@ class Callgrind:
                 worker.run(what, count)
         return {what: total / count for what, total in _totals(output)}
 
-    def close(self) -> None:
-        """Remove what was written."""
+    def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

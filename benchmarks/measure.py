@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from .environment import Callgrind, Worker, describe
 from .paths import PATHS
 
+Told = dict[tuple[str, str], dict[str, Any]]
 STATES = ("recorded", "batch", "sampler off", "no SDK")
 TITLES = {
     "recorded": "recorded",
@@ -58,83 +58,86 @@ class Figures:
     official: float | None = None
     spread: tuple[float, float] | None = None
 
+    def scaled(self, factor: float) -> Figures:
+        """The same in another unit."""
+        return Figures(
+            self.plain * factor,
+            self.floor * factor,
+            self.ours * factor,
+            None if self.official is None else self.official * factor,
+            None if self.spread is None else (self.spread[0] * factor, self.spread[1] * factor),
+        )
 
-def cases() -> Iterator[Case]:
+
+def cases(quick: bool) -> list[Case]:
     """All of them; metrics are there where spans are recorded, and where nothing is."""
-    for path in PATHS:
-        yield from (Case(path, state, metered=False) for state in STATES)
-        yield from (Case(path, state, metered=True) for state in ("recorded", "no SDK"))
+    plain = [Case(path, state, metered=False) for path in PATHS for state in STATES]
+    if quick:
+        return [case for case in plain if case.state == "recorded"]
+    return plain + [Case(path, state, metered=True) for path in PATHS for state in ("recorded", "no SDK")]
 
 
-def describe_all() -> dict[tuple[str, str], dict[str, Any]]:
+def describe_all() -> Told:
     """What one message makes, by path and arm."""
     keys = [(path, arm) for path in PATHS for arm in ("ours", "official")]
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(keys, pool.map(lambda key: describe(*key), keys), strict=True))
 
 
-def _imitated(told: dict[tuple[str, str], dict[str, Any]], case: Case) -> dict[str, Any]:
+def _imitated(told: Told, case: Case) -> dict[str, Any]:
     """The span that the floor of a case has."""
     span = told[case.path, "ours"]
     return span if case.metered else {**span, "metrics": []}
 
 
-def instructions(
-    counter: Callgrind, told: dict[tuple[str, str], dict[str, Any]], count: int, done: Callable[[], Any]
-) -> dict[Case, Figures]:
+def instructions(counter: Callgrind, told: Told, cases: list[Case], count: int) -> dict[Case, Figures]:
     """Instructions per message, each arm in a process of its own."""
 
-    def plain(path: str) -> float:
-        job = {"path": path, "arm": "plain", "state": "no SDK", "metrics": False}
-        try:
-            return counter.count(job, ["path"], count)["path"]
-        finally:
-            done()
+    def plain(path: str, carrying: bool) -> float:
+        job = {"path": path, "arm": "plain", "state": "no SDK", "metrics": False, "carrying": carrying}
+        return counter.count(job, ["path"], count)["path"]
 
     def one(case: Case) -> Figures:
-        ours = counter.count({**case.job("ours"), "floor": _imitated(told, case)}, ["path", "floor", "empty"], count)
+        job = {**case.job("ours"), "floor": _imitated(told, case)}
+        ours = counter.count(job, ["path", "floor", "empty"], count)
         official = None if case.metered else counter.count(case.job("official"), ["path"], count)["path"]
-        base = bases[case.path]
-        done()
+        base, carry = bases[case.path, False], bases[case.path, _carries(case)]
         return Figures(
-            base, ours["floor"] - ours["empty"], ours["path"] - base, None if official is None else official - base
+            plain=base,
+            floor=ours["floor"] - ours["empty"] + carry - base,
+            ours=ours["path"] - base,
+            official=None if official is None else official - base,
         )
 
-    every = list(cases())
+    wanted = sorted({(case.path, carrying) for case in cases for carrying in (False, _carries(case))})
     with ThreadPoolExecutor(2) as pool:
-        bases = dict(zip(PATHS, pool.map(plain, PATHS), strict=True))
-        return dict(zip(every, pool.map(one, every), strict=True))
+        bases = dict(zip(wanted, pool.map(lambda key: plain(*key), wanted), strict=True))
+        return dict(zip(cases, pool.map(one, cases), strict=True))
 
 
-def times(
-    told: dict[tuple[str, str], dict[str, Any]], rounds: int, count: int, done: Callable[[], Any]
-) -> dict[Case, Figures]:
+def times(told: Told, cases: list[Case], rounds: int, count: int) -> dict[Case, Figures]:
     """Nanoseconds of processor time per message, the arms in turn, and each round's differences."""
-    return {case: _timed(case, told, rounds, count, done) for case in cases() if not case.metered}
+    return {case: _timed(case, told, rounds, count) for case in cases if not case.metered}
 
 
-def _timed(
-    case: Case, told: dict[tuple[str, str], dict[str, Any]], rounds: int, count: int, done: Callable[[], Any]
-) -> Figures:
+def _timed(case: Case, told: Told, rounds: int, count: int) -> Figures:
     with ExitStack() as stack:
+        plain = stack.enter_context(Worker(case.job("plain")))
+        carrying = stack.enter_context(Worker({**case.job("plain"), "carrying": _carries(case)}))
         ours = stack.enter_context(Worker({**case.job("ours"), "floor": _imitated(told, case)}))
-        turns = (
-            (stack.enter_context(Worker(case.job("plain"))), "path"),
-            (ours, "path"),
-            (ours, "floor"),
-            (stack.enter_context(Worker(case.job("official"))), "path"),
-        )
+        official = stack.enter_context(Worker(case.job("official")))
+        turns = ((plain, "path"), (carrying, "path"), (ours, "path"), (ours, "floor"), (official, "path"))
         seen = [[worker.run(what, count) / count for worker, what in turns] for _ in range(rounds)]
-    done()
-    added = [round_[1] - round_[0] for round_ in seen]
+    added = [round_[2] - round_[0] for round_ in seen]
     return Figures(
-        plain=_middle(round_[0] for round_ in seen),
-        floor=_middle(round_[2] for round_ in seen),
+        plain=statistics.median(round_[0] for round_ in seen),
+        floor=statistics.median(round_[3] + round_[1] - round_[0] for round_ in seen),
         ours=statistics.median(added),
-        official=_middle(round_[3] - round_[0] for round_ in seen),
+        official=statistics.median(round_[4] - round_[0] for round_ in seen),
         spread=(min(added), max(added)),
     )
 
 
-def _middle(values: Iterable[float]) -> float:
-    return statistics.median(values)
+def _carries(case: Case) -> bool:
+    """Whether a message gets a header, which costs the library something too."""
+    return not PATHS[case.path].consumes and case.state != "no SDK"

@@ -22,10 +22,14 @@ class Path:
     Attributes:
         library: the name of its adapter.
         title: what the application does.
+        consumes: whether it gets messages or sends them.
+        headers: what the application itself sends with each message.
     """
 
     library: ClassVar[str]
     title: ClassVar[str]
+    consumes: ClassVar[bool] = False
+    headers: Any = None
 
     async def open(self) -> None:
         """Prepare what is not measured."""
@@ -58,7 +62,7 @@ class KafkaSend(Path):
 
     async def run(self, count: int) -> None:
         for offset in range(count):
-            self.producer.send(NAME, BODY, b"order-1")
+            self.producer.send(NAME, BODY, b"order-1", self.headers)
             self.answer.success((offset, None, None))
 
 
@@ -67,6 +71,7 @@ class KafkaNext(Path):
 
     library = "kafka_python"
     title = "kafka-python for record in consumer"
+    consumes = True
 
     async def open(self) -> None:
         from kafka import KafkaConsumer, TopicPartition
@@ -120,7 +125,7 @@ class AioPikaPublish(Path):
     async def open(self) -> None:
         from aio_pika import Exchange, Message
 
-        self.message = Message(BODY)
+        self.message = Message(BODY, headers=self.headers)
         self.exchange = Exchange(_Channel(), "shop")
 
     async def run(self, count: int) -> None:
@@ -133,6 +138,7 @@ class AioPikaConsume(Path):
 
     library = "aio_pika"
     title = "aio-pika callback"
+    consumes = True
 
     async def open(self) -> None:
         from aio_pika import Queue
@@ -226,7 +232,7 @@ class NatsPublish(Path):
 
     async def run(self, count: int) -> None:
         for _ in range(count):
-            await self.client.publish(NAME, BODY)
+            await self.client.publish(NAME, BODY, headers=self.headers)
         self.client._pending.clear()
 
 
@@ -235,6 +241,7 @@ class NatsConsume(Path):
 
     library = "nats_py"
     title = "nats-py callback"
+    consumes = True
 
     async def open(self) -> None:
         async def callback(_message: Any) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 from opentelemetry import metrics, trace
 
 from .floor import empty, floor
-from .paths import PATHS
+from .paths import PATHS, TRACEPARENT
 
+CARRIER = {"traceparent": TRACEPARENT}
 INSTRUMENTORS = {
     ("ours", "kafka_python"): ("otel_messaging", "KafkaPythonInstrumentor"),
     ("ours", "aio_pika"): ("otel_messaging", "AioPikaInstrumentor"),
@@ -71,6 +72,8 @@ async def serve(job: dict[str, Any]) -> None:
 async def opened(job: dict[str, Any], **providers: Any) -> Any:
     """The path, its library instrumented."""
     path = PATHS[job["path"]]()
+    if job.get("carrying"):
+        path.headers = [("traceparent", TRACEPARENT.encode())] if path.library == "kafka_python" else dict(CARRIER)
     importlib.import_module(LIBRARIES[path.library])
     if job["arm"] != "plain":
         module, name = INSTRUMENTORS[job["arm"], path.library]

@@ -110,14 +110,14 @@ def test_headers_are_not_changed():
 def test_what_is_injected_is_extracted(recorder):
     with recorder.tracer.start_as_current_span("publish") as span:
         context = baggage.set_baggage("user", "ada", trace.set_span_in_context(span))
-        carrier = propagation.inject(context)
+        carrier = propagation.inject(span, context)
     assert set(carrier) == {"traceparent", "baggage"}
     assert remote(propagation.extract(carrier, Context())) == carrier["traceparent"]
     assert f"{span.get_span_context().span_id:016x}" in carrier["traceparent"]
 
 
 def test_nothing_is_injected_where_there_is_nothing():
-    assert propagation.inject(Context()) == {}
+    assert propagation.inject(trace.INVALID_SPAN, Context()) == {}
 
 
 def test_the_fields_are_the_propagators_in_lower_case(propagator):
@@ -131,12 +131,76 @@ def test_the_fields_are_the_propagators_in_lower_case(propagator):
 def test_a_broken_propagator_costs_the_context_only(propagator, lenient):
     propagator(Broken())
     before = Context({"mine": 1})
-    assert propagation.inject(before) == {}
+    assert propagation.inject(trace.INVALID_SPAN, before) == {}
     assert propagation.extract({"x-broken": "1"}, before) is before
 
 
 def test_a_propagator_that_answers_nothing_changes_nothing(propagator):
     propagator(Absent())
     before = Context({"mine": 1})
-    assert propagation.inject(before) == {}
+    assert propagation.inject(trace.INVALID_SPAN, before) == {}
     assert propagation.extract({"traceparent": TRACEPARENT}, before) is before
+
+
+USUAL = [
+    TRACEPARENT,
+    TRACEPARENT.encode(),
+    bytearray(TRACEPARENT.encode()),
+    [OTHER, TRACEPARENT],
+    TRACEPARENT[:-2] + "00",
+    TRACEPARENT[:-2] + "03",
+    TRACEPARENT[:-2] + "ff",
+]
+UNUSUAL = [
+    "",
+    "garbage",
+    b"\xff",
+    7,
+    None,
+    [],
+    TRACEPARENT.upper(),
+    f" {TRACEPARENT} ",
+    f"{TRACEPARENT}\n",
+    f"{TRACEPARENT}-more",
+    f"cc{TRACEPARENT[2:]}",
+    f"ff{TRACEPARENT[2:]}",
+    f"00-{'0' * 32}-b7ad6b7169203331-01",
+    f"00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01",
+    "x" * 10_000,
+]
+
+
+@pytest.mark.parametrize("value", USUAL)
+def test_the_usual_form_is_read_as_the_propagator_reads_it(value):
+    short = propagation.remote({"traceparent": value})
+    full = trace.get_current_span(propagation.extract({"traceparent": value}, Context()))
+    assert type(short) is type(full)
+    assert tuple(short.get_span_context()) == tuple(full.get_span_context())
+    assert type(short.get_span_context().trace_flags) is type(full.get_span_context().trace_flags)
+
+
+@pytest.mark.parametrize("value", UNUSUAL)
+def test_any_other_form_is_left_to_the_propagator(value):
+    assert propagation.remote({"traceparent": value}) is None
+
+
+@pytest.mark.parametrize("beside", ["tracestate", "baggage"])
+def test_what_carries_more_is_left_to_the_propagator(beside):
+    assert propagation.remote({"traceparent": TRACEPARENT, beside: "a=b"}) is None
+
+
+@pytest.mark.parametrize("other", [Absent, TraceContextTextMapPropagator, lambda: CompositePropagator([])])
+def test_another_propagator_reads_for_itself(propagator, other):
+    propagator(other())
+    assert propagation.remote({"traceparent": TRACEPARENT}) is None
+
+
+@pytest.mark.parametrize("state", [None, trace.TraceState([("vendor", "1")])])
+@pytest.mark.parametrize("flags", [0, 1, 3, 255])
+@pytest.mark.parametrize("ids", [(1, 2), (2**128 - 1, 2**64 - 1), (0, 2), (1, 0)])
+def test_a_span_is_written_as_the_propagator_writes_it(ids, flags, state):
+    span = trace.NonRecordingSpan(trace.SpanContext(*ids, False, trace.TraceFlags(flags), state))
+    expected = {}
+    if all(ids):
+        propagate.inject(expected, trace.set_span_in_context(span, Context()))
+    assert propagation.inject(span, Context()) == expected

@@ -147,9 +147,7 @@ async def test_settling_is_an_event_or_a_span_or_nothing(connect_with, recorder,
     settled = [span for span in recorder.spans() if span.attributes.get("messaging.rabbitmq.message.delivery_tag")]
     settled.remove(consumed)
     assert [event.name for event in consumed.events] == events
-    assert [span.name.removesuffix(f" {destination}") for span in settled] == (
-        spans if vocabulary != "guide" else ["settle" for _ in spans]
-    )
+    assert [span.name.removesuffix(f" {destination}") for span in settled] == spans
     assert [(span.kind, span.parent.span_id) for span in settled] == [
         (trace.SpanKind.CLIENT, span_id(consumed)) for _ in spans
     ]

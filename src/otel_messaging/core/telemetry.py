@@ -147,24 +147,25 @@ class Running:
             span = self.span
             try:
                 if span.is_recording():
-                    self._conclude(span, error, facts)
+                    names = self._telemetry.vocabulary
+                    if facts:
+                        span.set_attributes(names.write({}, facts))
+                    if error is not None:
+                        _record(span, error)
+                    elif names.ok_on_success:
+                        status = getattr(span, "status", None)
+                        if status is None or status.status_code is StatusCode.UNSET:  # unless the application set one
+                            span.set_status(_OK)
             finally:
                 span.end(None if stopped is None else stopped.time)
-            if self.operation.metrics:
+            recorders = self.operation.metrics
+            if recorders:
                 seconds = (time.perf_counter() if stopped is None else stopped.clock) - self._started
                 error_type = None if error is None else _error_type(error)
-                for recorder in self.operation.metrics:
+                for recorder in recorders:
                     recorder.record(seconds, count, error_type)
         except Exception as failure:
             safety.report(f"ending {self.operation.name!r}", failure)
-
-    def _conclude(self, span: Span, error: BaseException | Failure | None, facts: v.Facts) -> None:
-        if facts:
-            span.set_attributes(self._telemetry.vocabulary.write({}, facts))
-        if error is not None:
-            _record(span, error)
-        elif self._telemetry.vocabulary.ok_on_success and _undecided(span):
-            span.set_status(_OK)
 
 
 class Publication(Running):
@@ -235,7 +236,9 @@ class Delivery(Running):
         Args:
             error: the exception that handling it raised, if any.
         """
-        self._restore()  # also if it was ended before, but in another context
+        current = get_current()
+        if current.get(_DELIVERY) is self:  # also if it was ended before, but in another context
+            self._restore(current)
         if self.done:
             return
         self.done = True
@@ -260,7 +263,9 @@ class Delivery(Running):
             return
         self._stopped = Moment.now()
         self._where = where
-        self._restore()
+        current = get_current()
+        if current.get(_DELIVERY) is self:
+            self._restore(current)
 
     def concerns(self, error: BaseException | None) -> bool:
         """Whether an exception was raised while the message was handled, and not after its loop was left."""
@@ -274,18 +279,15 @@ class Delivery(Running):
             entry = entry.tb_next
         return False
 
-    def _restore(self) -> None:
-        """Bring back the context that was there before, unless another has taken our place.
+    def _restore(self, current: Context) -> None:
+        """Bring back the context that was there before, unless the application has put a span of its own in our place.
 
         By value, not by token: a token can be given back only where it was taken, and messages are handled in one task
         and asked for in another.
         """
-        current = get_current()
-        if current.get(_DELIVERY) is not self:
-            return
         if current.get(_SPAN) is not self.span and _recording(current) is not None:
-            return  # the application's own span, still open
-        attach(self.before()[0])
+            return
+        attach(self._previous if self._outer is None else self.before()[0])
 
     def before(self) -> tuple[Context, Delivery | None]:
         """The context from before this message, and the message that is handled in it."""
@@ -319,6 +321,7 @@ class Telemetry:
         self.enabled = True
         self.settings = settings
         self.vocabulary = v.Vocabulary(settings.vocabulary)
+        self._keys = self.vocabulary.keys
         self.publish_hook = publish_hook
         self.consume_hook = consume_hook
         scope, schema = f"otel_messaging.{library}", self.vocabulary.schema_url
@@ -379,14 +382,20 @@ class Telemetry:
             The message on its way. For an excluded destination its span does nothing, and the context is passed on.
         """
         if operation.excluded:
-            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(context))
-        attributes = self.vocabulary.write(operation.attributes.copy(), facts)
+            span: Any = context.get(_SPAN)
+            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(span or INVALID_SPAN, context))
+        attributes = operation.attributes.copy()
+        keys = self._keys
+        for fact, value in facts:
+            if value is not None:
+                for key, convert in keys[fact]:
+                    attributes[key] = value if convert is None else convert(value)
         links: tuple[Link, ...] = ()
         if headers:
             self._capture(headers, attributes)
             links = self._republished(headers, context)
         span = self._tracer.start_span(operation.name, context, operation.kind, attributes, links)
-        return Publication(self, operation, span, propagation.inject(set_span_in_context(span, context)))
+        return Publication(self, operation, span, propagation.inject(span, context))
 
     def tell_publish_hook(self, publication: Publication, request: PublishRequest) -> None:
         """Call the application's ``publish_hook``, whatever it does."""
@@ -420,20 +429,28 @@ class Telemetry:
         """
         if operation.excluded:
             return None
-        attributes = self.vocabulary.write(operation.attributes.copy(), facts)
+        attributes = operation.attributes.copy()
+        keys = self._keys
+        for fact, value in facts:
+            if value is not None:
+                for key, convert in keys[fact]:
+                    attributes[key] = value if convert is None else convert(value)
         if waited is not None and self.settings.queue_time:
             self._waited(operation, max(0.0, waited), attributes)
-        if headers:
+        links: tuple[Link, ...] = ()
+        if headers and self.settings.capture_headers:
             self._capture(headers, attributes)
-        parent, links = self._correlate(headers, context)
+        usual = propagation.remote(headers) if headers and not context and not self.vocabulary.semconv else None
+        if usual is not None:  # in the guide, nothing around
+            parent = Context({_SPAN: usual})
+        else:
+            parent, links = self._correlate(headers, context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
         delivery = Delivery(self, operation, span, message, context)
         if not self.settings.process_spans:
             delivery.end()
             return delivery
-        current = set_span_in_context(span, parent)
-        dict.__setitem__(current, _DELIVERY, delivery)  # nobody else has this context yet
-        attach(current)
+        attach(Context({**parent, _SPAN: span, _DELIVERY: delivery}))
         return delivery
 
     def receive(
@@ -647,12 +664,6 @@ def _with_span(span: Span | None, context: Context) -> Context:
     if context.get(_SPAN) is span:
         return context
     return set_span_in_context(INVALID_SPAN if span is None else span, context)
-
-
-def _undecided(span: Span) -> bool:
-    """Whether the application has left the span's status alone."""
-    status = getattr(span, "status", None)
-    return status is None or status.status_code is StatusCode.UNSET
 
 
 def _error_type(error: BaseException | Failure) -> str:

@@ -171,6 +171,9 @@ class Vocabulary:
 
     Args:
         mode: ``guide``, ``semconv`` or ``both``.
+
+    Attributes:
+        keys: of each fact the names of its attributes, and what converts the value for it.
     """
 
     def __init__(self, mode: str) -> None:
@@ -178,7 +181,7 @@ class Vocabulary:
         self.semconv = mode in ("semconv", "both")
         self.schema_url = SCHEMA_URL if mode == "semconv" else None
         self.ok_on_success = mode == "guide"
-        self._keys = {fact: tuple(self._chosen(names)) for fact, names in _NAMES.items()}
+        self.keys = {fact: tuple(self._chosen(names)) for fact, names in _NAMES.items()}
 
     def _chosen(self, names: tuple[str | None, str | None]) -> Iterable[tuple[str, Callable[[Any], Any] | None]]:
         wanted = dict.fromkeys((names[0] if self.guide else None, names[1] if self.semconv else None))
@@ -186,7 +189,7 @@ class Vocabulary:
 
     def write(self, attributes: Attributes, facts: Iterable[tuple[str, Any]]) -> Attributes:
         """Write facts into attributes, under the names in force. A fact that is None is not known, and left out."""
-        keys = self._keys
+        keys = self.keys
         for fact, value in facts:
             if value is not None:
                 for key, convert in keys[fact]:
