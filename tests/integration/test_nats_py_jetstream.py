@@ -8,7 +8,7 @@ import pytest
 from opentelemetry import trace
 
 from otel_messaging import NatsPyInstrumentor
-from tests.support.nats_py import VERSION, client, on_the_wire, outcome, server, traceparent, twice
+from tests.support.nats_py import VERSION, client, fresh, on_the_wire, outcome, server, traceparent, twice
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
@@ -125,21 +125,23 @@ async def test_a_missing_acknowledgement_is_an_error(connect, recorder):
 async def test_the_callers_headers_are_what_the_library_makes_of_them(instrument, nats_address, by_name, expected):
     """nats-py itself writes the stream that is expected into them."""
 
+    name = fresh()
+
     async def scenario(connection):
         jetstream, headers = connection.jetstream(), {"Nats-Msg-Id": "7", "kind": "order"}
-        await jetstream.add_stream(name="HEADERS", subjects=["headers.>"], storage="memory")
-        stream = "HEADERS" if expected else None
+        await jetstream.add_stream(name=name, subjects=[f"{name}.>"], storage="memory")
+        stream = name if expected else None
         try:
             for _ in range(2):
                 if by_name:
-                    ack = await jetstream.publish("headers.a", b"x", stream=stream, headers=headers)
+                    ack = await jetstream.publish(f"{name}.a", b"x", stream=stream, headers=headers)
                 else:
-                    ack = await jetstream.publish("headers.a", b"x", None, stream, headers)
-            stored = await jetstream.get_msg("HEADERS", 1)
+                    ack = await jetstream.publish(f"{name}.a", b"x", None, stream, headers)
+            stored = await jetstream.get_msg(name, 1)
             stored.headers.pop("traceparent", None)
             return headers, ack.seq, ack.duplicate, stored.headers
         finally:
-            await jetstream.delete_stream("HEADERS")
+            await jetstream.delete_stream(name)
 
     traced, plain = await twice(instrument, nats_address, scenario)
     assert traced == plain
@@ -289,9 +291,11 @@ async def test_settling_twice_is_the_librarys_error(connect, recorder):
 
 @pytest.mark.parametrize("method", ["ack", "ack_sync", "nak", "term", "in_progress"])
 async def test_a_message_that_cannot_be_settled_is_the_librarys_error(instrument, nats_address, method):
+    subject = fresh()
+
     async def scenario(connection):
-        subscription = await connection.subscribe("plain")
-        await connection.publish("plain")
+        subscription = await connection.subscribe(subject)
+        await connection.publish(subject)
         message = await subscription.messages.__anext__()
         found = await outcome(getattr(message, method))
         wrong = await outcome(lambda: getattr(message, method)("wrong", "arguments", "given"))
@@ -449,17 +453,19 @@ async def test_a_callback_that_cannot_be_awaited_fails_as_before(instrument, rec
     def callback(message):
         pass
 
+    name = fresh()
+
     async def scenario(connection):
         jetstream = connection.jetstream()
-        await jetstream.add_stream(name="SYNC", subjects=["sync"], storage="memory")
+        await jetstream.add_stream(name=name, subjects=[f"{name}.a"], storage="memory")
         try:
-            found = await outcome(lambda: jetstream.subscribe("sync", cb=callback, manual_ack=manual_ack))
-            await jetstream.publish("sync")
+            found = await outcome(lambda: jetstream.subscribe(f"{name}.a", cb=callback, manual_ack=manual_ack))
+            await jetstream.publish(f"{name}.a")
             if not manual_ack:
                 await until(lambda: connection.errors)
             return found if manual_ack else type(found), [(type(e), str(e)) for e in connection.errors]
         finally:
-            await jetstream.delete_stream("SYNC")
+            await jetstream.delete_stream(name)
 
     traced, plain = await twice(instrument, nats_address, scenario)
     assert traced == plain

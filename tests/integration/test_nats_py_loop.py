@@ -8,7 +8,7 @@ import pytest
 from opentelemetry import context, trace
 
 from otel_messaging import NatsPyInstrumentor
-from tests.support.nats_py import client, twice
+from tests.support.nats_py import client, fresh, twice
 from tests.support.recorder import span_id
 from tests.support.waiting import until
 
@@ -264,9 +264,10 @@ async def test_a_loop_goes_on_when_tracing_is_switched_off(connect, recorder):
 
 async def test_a_subscription_from_before_is_traced_too(instrument, recorder, nats_address):
     async with client(nats_address) as connection:
-        subscription = await connection.subscribe("before")
+        subject = fresh()
+        subscription = await connection.subscribe(subject)
         instrument(NatsPyInstrumentor)
-        await connection.publish("before", b"x")
+        await connection.publish(subject, b"x")
         seen = []
         async for message in subscription.messages:
             seen.append((message.data, current_id()))
@@ -294,7 +295,7 @@ async def test_a_subscription_with_a_callback_has_no_messages_to_loop_over(instr
         async def callback(_message):
             pass
 
-        subscription = await connection.subscribe("subject", cb=callback)
+        subscription = await connection.subscribe(fresh(), cb=callback)
         try:
             return subscription.messages
         except Exception as error:

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_messaging import NatsPyInstrumentor
 from otel_messaging.core.cache import LIMIT
-from tests.support.nats_py import client
+from tests.support.nats_py import client, fresh
 from tests.support.recorder import Open
 
 COUNT = 5_000
@@ -44,6 +44,7 @@ def blocks():
 
 async def callbacks(connection):
     """Have messages handled by a callback."""
+    subject = fresh()
     seen, all_seen = 0, asyncio.Event()
 
     async def callback(_message):
@@ -52,12 +53,12 @@ async def callbacks(connection):
         if seen in (FEW, COUNT):
             all_seen.set()
 
-    await connection.subscribe("memory.callback", cb=callback)
+    await connection.subscribe(subject, cb=callback)
 
     async def some(count):
         all_seen.clear()
         for _ in range(count):
-            await connection.publish("memory.callback", b"x")
+            await connection.publish(subject, b"x")
         await asyncio.wait_for(all_seen.wait(), 30)
 
     return some
@@ -65,11 +66,12 @@ async def callbacks(connection):
 
 async def loop(connection):
     """Loop over messages."""
-    subscription = await connection.subscribe("memory.loop")
+    subject = fresh()
+    subscription = await connection.subscribe(subject)
 
     async def some(count):
         for _ in range(count):
-            await connection.publish("memory.loop", b"x")
+            await connection.publish(subject, b"x")
         seen = 0
         async for _ in subscription.messages:
             seen += 1
@@ -81,11 +83,12 @@ async def loop(connection):
 
 async def loops(connection):
     """Loop over each message anew, and leave the loop by `break`."""
-    subscription = await connection.subscribe("memory.loops")
+    subject = fresh()
+    subscription = await connection.subscribe(subject)
 
     async def some(count):
         for _ in range(count):
-            await connection.publish("memory.loops", b"x")
+            await connection.publish(subject, b"x")
         for _ in range(count):
             async for _ in subscription.messages:
                 break
@@ -95,11 +98,12 @@ async def loops(connection):
 
 async def tasks(connection):
     """Ask for each message in a task of its own."""
-    subscription = await connection.subscribe("memory.tasks")
+    subject = fresh()
+    subscription = await connection.subscribe(subject)
 
     async def some(count):
         for _ in range(count):
-            await connection.publish("memory.tasks", b"x")
+            await connection.publish(subject, b"x")
         for _ in range(count):
             await asyncio.create_task(subscription.messages.__anext__())
 
@@ -108,15 +112,16 @@ async def tasks(connection):
 
 async def requests(connection):
     """Request and answer."""
+    subject = fresh()
 
     async def callback(message):
         await message.respond(b"x")
 
-    await connection.subscribe("memory.request", cb=callback)
+    await connection.subscribe(subject, cb=callback)
 
     async def some(count):
         for _ in range(count):
-            await connection.request("memory.request", b"x", timeout=5)
+            await connection.request(subject, b"x", timeout=5)
 
     return some
 
@@ -131,27 +136,28 @@ async def test_messages_are_not_kept(connection, way):
 
 
 async def test_what_is_kept_of_subjects_is_limited(connection):
-    seen, all_seen = set(), asyncio.Event()
+    subject, seen, all_seen = fresh(), set(), asyncio.Event()
 
     async def callback(message):
         seen.add(message.subject)
         if len(seen) == COUNT:
             all_seen.set()
 
-    await connection.subscribe("memory.subjects.>", cb=callback)
+    await connection.subscribe(f"{subject}.>", cb=callback)
     for number in range(COUNT):
-        await connection.publish(f"memory.subjects.{number}", b"x")
+        await connection.publish(f"{subject}.{number}", b"x")
     await asyncio.wait_for(all_seen.wait(), 30)
     state = vars(connection)["_otel_messaging"]
-    deliveries = state.deliveries("memory.subjects.>", "")
+    deliveries = state.deliveries(f"{subject}.>", "")
     assert 0 < len(state._publishes) <= LIMIT
     assert 0 < len(deliveries._operations) <= LIMIT
 
 
 async def test_what_is_kept_of_subscriptions_is_limited(connection):
+    subject = fresh()
     for number in range(2 * LIMIT):
-        subscription = await connection.subscribe(f"memory.subscriptions.{number}")
-        await connection.publish(f"memory.subscriptions.{number}")
+        subscription = await connection.subscribe(f"{subject}.{number}")
+        await connection.publish(f"{subject}.{number}")
         async for _ in subscription.messages:
             break
         await subscription.unsubscribe()

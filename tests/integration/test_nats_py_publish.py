@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.trace import NoOpTracerProvider
 
 from otel_messaging import NatsPyInstrumentor
-from tests.support.nats_py import VERSION, client, on_the_wire, outcome, server, traceparent
+from tests.support.nats_py import VERSION, client, flushed, on_the_wire, outcome, server, traceparent
 from tests.support.recorder import shape, span_id, trace_id
 from tests.support.waiting import until
 
@@ -199,7 +199,7 @@ async def test_a_context_is_left_out_where_the_message_would_be_too_large(instru
         message = await received(connection, lambda: connection.publish("subject", body, headers=headers), "subject")
         assert message.data == body
         assert ("traceparent" in (message.headers or {})) is (room == 0)
-        await connection.flush()
+        await flushed(connection)
         assert connection.is_connected
         assert connection.errors == []
     assert recorder.producers(1)[0].status.status_code.name == "OK"
@@ -248,7 +248,7 @@ async def test_a_server_without_headers_gets_none(instrument, recorder, headless
         assert reply.data == b"pong"
         message = await received(connection, lambda: connection.publish("subject", b"x"), "subject")
         assert message.headers is None
-        await connection.flush()
+        await flushed(connection)
         assert connection.stats["reconnects"] == 0
         assert connection.errors == []
     assert [span.name for span in recorder.producers(2)] == ["publish ask", "publish subject"]
@@ -267,7 +267,7 @@ async def test_a_message_published_while_reconnecting_carries_its_context(instru
     with server() as running:
         async with client(running.address, max_reconnect_attempts=-1) as connection:
             await connection.subscribe("subject", cb=handler)
-            await connection.flush()
+            await flushed(connection)
             running.stop()
             await until(lambda: connection.is_reconnecting)
             await connection.publish("subject", b"buffered")
@@ -313,7 +313,7 @@ async def test_after_a_reconnect_the_server_is_the_new_one(instrument, recorder)
                     first.stop()
                     await until(lambda: connection.is_connected and connection.connected_url.port == second.port)
                 await connection.publish("subject")
-                await connection.flush()
+                await flushed(connection)
                 await until(lambda: len(recorder.spans()) == 2 * len(expected) + 2)
                 expected.append(("127.0.0.1", running.port, str(connection.client_id)))
     names = ("server.address", "server.port", "messaging.client.id")

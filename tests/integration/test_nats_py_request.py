@@ -10,7 +10,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import NoOpTracerProvider
 
 from otel_messaging import NatsPyInstrumentor
-from tests.support.nats_py import client, on_the_wire, traceparent, twice
+from tests.support.nats_py import client, flushed, fresh, on_the_wire, traceparent, twice
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
@@ -31,7 +31,7 @@ async def responder(connection, subject, answer=b"pong"):
         await message.respond(answer)
 
     await connection.subscribe(subject, cb=callback)
-    await connection.flush()
+    await flushed(connection)
     return seen
 
 
@@ -162,33 +162,55 @@ async def test_after_a_failed_request_messages_have_spans_again(connect, recorde
 
 @pytest.mark.parametrize("whose", ["the requester's", "the responder's", "both"])
 async def test_an_inbox_prefix_may_be_chosen(instrument, recorder, nats_address, whose):
+    subject = fresh()
     instrument(NatsPyInstrumentor)
     ours = {"inbox_prefix": "custom.one"} if whose != "the responder's" else {}
     theirs = {"inbox_prefix": "custom.two"} if whose != "the requester's" else {}
     async with client(nats_address, **ours) as requester, client(nats_address, **theirs) as other:
-        await responder(other, "ask.prefix")
-        reply = await requester.request("ask.prefix", timeout=5)
+        await responder(other, subject)
+        reply = await requester.request(subject, timeout=5)
         assert reply.data == b"pong"
         assert reply.subject.startswith(ours.get("inbox_prefix", "_INBOX") + ".")
     await until(lambda: len(recorder.spans()) == 2)
-    assert sorted(span.name for span in recorder.spans()) == ["publish ask.prefix", "receive ask.prefix"]
+    assert sorted(span.name for span in recorder.spans()) == [f"publish {subject}", f"receive {subject}"]
 
 
 @pytest.mark.parametrize("prefix", ["_INBOX", "custom"])
 async def test_an_answer_by_publish_makes_no_span_either(instrument, recorder, nats_address, prefix):
     """Also to an inbox of another prefix than ours: it is where the message being handled asks to be answered."""
+    subject = fresh()
     instrument(NatsPyInstrumentor)
     async with client(nats_address, inbox_prefix=prefix) as requester, client(nats_address) as other:
 
         async def callback(message):
             await other.publish(message.reply, b"pong")
 
-        await other.subscribe("ask.publish", cb=callback)
-        await other.flush()
-        reply = await requester.request("ask.publish", timeout=5)
+        await other.subscribe(subject, cb=callback)
+        await flushed(other)
+        reply = await requester.request(subject, timeout=5)
         assert (reply.data, reply.headers) == (b"pong", None)
     await until(lambda: len(recorder.spans()) == 2)
-    assert sorted(span.name for span in recorder.spans()) == ["publish ask.publish", "receive ask.publish"]
+    assert sorted(span.name for span in recorder.spans()) == [f"publish {subject}", f"receive {subject}"]
+
+
+async def test_an_answer_that_comes_after_the_handler_makes_no_span_either(instrument, recorder, nats_address):
+    """By `respond` it is known to be an answer, whatever the inbox is called."""
+    subject, tasks = fresh(), []
+    instrument(NatsPyInstrumentor)
+    async with client(nats_address, inbox_prefix="custom") as requester, client(nats_address) as other:
+
+        async def later(message):
+            await until(lambda: recorder.spans(f"receive {subject}"))
+            await message.respond(b"pong")
+
+        async def callback(message):
+            tasks.append(asyncio.create_task(later(message)))
+
+        await other.subscribe(subject, cb=callback)
+        await flushed(other)
+        assert (await requester.request(subject, timeout=5)).data == b"pong"
+        await asyncio.gather(*tasks)
+    assert sorted(span.name for span in recorder.spans()) == [f"publish {subject}", f"receive {subject}"]
 
 
 async def test_an_answer_to_a_subject_that_is_no_inbox_is_a_message(connect, recorder):
@@ -259,18 +281,19 @@ async def test_what_happens_during_a_request_is_not_below_it(instrument, recorde
             tasks.append(asyncio.create_task(aside(self)))
             return await super().publish(*args, **kwargs)
 
+    subject = fresh()
     instrument(NatsPyInstrumentor)
     connection = Hurried()
     await connection.connect(nats_address)
     try:
         async with client(nats_address) as other:
-            await responder(other, "ask.aside")
-            await connection.request("ask.aside", timeout=5)
+            await responder(other, subject)
+            await connection.request(subject, timeout=5)
             await asyncio.gather(*tasks)
             await until(lambda: len(recorder.spans()) == 3)
     finally:
         await connection.close()
-    assert recorder.span("receive ask.aside").parent.span_id == span_id(recorder.span("publish ask.aside"))
+    assert recorder.span(f"receive {subject}").parent.span_id == span_id(recorder.span(f"publish {subject}"))
     assert recorder.span("publish aside").parent is None
     assert context.get_current() is before
 
@@ -321,10 +344,12 @@ async def test_baggage_reaches_the_responder(connect, recorder):
 
 @STYLES
 async def test_without_an_sdk_the_bytes_of_a_request_are_the_same(instrument, nats_address, old_style):
+    subject = fresh()
+
     async def scenario(connection):
-        await responder(connection, "ask.bytes")
+        await responder(connection, subject)
         commands = on_the_wire(connection)
-        await connection.request("ask.bytes", b"ping", timeout=5, old_style=old_style)
+        await connection.request(subject, b"ping", timeout=5, old_style=old_style)
         return [(command.split()[0], b"HPUB" in command) for command in commands if b"PING" not in command]
 
     instrument(NatsPyInstrumentor, tracer_provider=NoOpTracerProvider())
@@ -337,17 +362,19 @@ async def test_without_an_sdk_the_bytes_of_a_request_are_the_same(instrument, na
 
 
 async def test_an_answer_that_fails_fails_as_before(instrument, recorder, nats_address):
+    wrong, nowhere = fresh(), fresh()
+
     async def scenario(connection):
         async def callback(message):
             await message.respond("no bytes")
 
-        async def nowhere(message):
+        async def nobody(message):
             await message.respond(b"nobody asked")
 
-        await connection.subscribe("wrong", cb=callback)
-        await connection.subscribe("nowhere", cb=nowhere)
-        await connection.publish("wrong", reply="some.where")
-        await connection.publish("nowhere")
+        await connection.subscribe(wrong, cb=callback)
+        await connection.subscribe(nowhere, cb=nobody)
+        await connection.publish(wrong, reply=fresh())
+        await connection.publish(nowhere)
         await until(lambda: len(connection.errors) == 2)
         return [(type(error), str(error)) for error in connection.errors]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import uuid
 
 import pytest
 
@@ -77,6 +78,17 @@ def on_the_wire(connection) -> list[bytes]:
 
     connection._send_command = record
     return commands
+
+
+async def flushed(connection) -> None:
+    """Wait until the server has got all commands. The library's PING may overtake those that came just before it."""
+    await connection.flush()
+    await connection.flush()
+
+
+def fresh() -> str:
+    """A subject that nobody else uses: other tests may run on the same server."""
+    return f"test-{uuid.uuid4().hex[:12]}"
 
 
 async def outcome(call):
