@@ -6,6 +6,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and fewer states, and nothing is written")
     quick = parser.parse_args().quick
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 132)
     with console.status("Making the environment with the official packages"):
         prepare()
     tables = []
@@ -60,7 +61,7 @@ def _tables(told, quick, say):
         figures = measure.times(told, measure.cases(quick), rounds=9, count=100 if quick else 300)
         yield report.costs("Processor time", TIME, figures)
     say("Sending through brokers")
-    yield _through_brokers(rounds=1 if quick else 5, share=4 if quick else 1)
+    yield _through_brokers(rounds=1 if quick else 5, share=8 if quick else 1)
 
 
 def _through_brokers(rounds: int, share: int) -> report.Table:

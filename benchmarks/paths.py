@@ -62,7 +62,7 @@ class KafkaSend(Path):
 
     async def run(self, count: int) -> None:
         for offset in range(count):
-            self.producer.send(NAME, BODY, b"order-1", self.headers)
+            self.producer.send(NAME, BODY, b"order-1", headers=self.headers)
             self.answer.success((offset, None, None))
 
 

@@ -35,7 +35,7 @@ class Table:
         """Print it."""
         table = RichTable(title=self.title, caption=self.note)
         for index, head in enumerate(self.heads):
-            table.add_column(head, justify="right" if index > 1 else "left")
+            table.add_column(head, justify="right" if index > 1 else "left", no_wrap=index < 2)
         for row in self.rows:
             table.add_row(*row)
         console.print(table)
