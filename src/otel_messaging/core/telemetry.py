@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry import baggage, metrics, trace
 from opentelemetry.context import Context, attach, create_key, get_current
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.metrics import _internal as meters
 from opentelemetry.trace import INVALID_SPAN, Link, Status, StatusCode, set_span_in_context
 
 from otel_messaging._version import __version__
@@ -325,6 +326,7 @@ class Telemetry:
         self.publish_hook = publish_hook
         self.consume_hook = consume_hook
         scope, schema = f"otel_messaging.{library}", self.vocabulary.schema_url
+        self._global = tracer_provider is None and meter_provider is None
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
         meter = metrics.get_meter(scope, __version__, meter_provider, schema)
         self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
@@ -354,16 +356,16 @@ class Telemetry:
             facts: what is the same for all of its messages.
         """
         names = self.vocabulary
-        meters = self._metrics
-        timed = meters is not None and self.settings.queue_time and action is not v.PUBLISH and action is not v.SETTLE
+        made = self._metrics
+        timed = made is not None and self.settings.queue_time and action is not v.PUBLISH and action is not v.SETTLE
         return Operation(
             name=names.span_name(action, verb, destination),
             kind=names.kind(action),
             attributes=names.write({}, names.describe(action, verb, destination, facts)),
             destination=destination,
             facts=facts,
-            metrics=meters.operation(action, verb, destination, facts) if meters is not None else (),
-            waiting=meters.waiting(action, verb, destination, facts) if meters is not None and timed else None,
+            metrics=made.operation(action, verb, destination, facts) if made is not None else (),
+            waiting=made.waiting(action, verb, destination, facts) if made is not None and timed else None,
             excluded=any(fnmatchcase(destination.name, glob) for glob in self.settings.excluded_destinations),
         )
 
@@ -381,9 +383,9 @@ class Telemetry:
         Returns:
             The message on its way. For an excluded destination its span does nothing, and the context is passed on.
         """
-        if operation.excluded:
-            span: Any = context.get(_SPAN)
-            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(span or INVALID_SPAN, context))
+        if operation.excluded or (self._global and _is_idle()):
+            around: Any = context.get(_SPAN)
+            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         attributes = operation.attributes.copy()
         keys = self._keys
         for fact, value in facts:
@@ -429,6 +431,8 @@ class Telemetry:
         """
         if operation.excluded:
             return None
+        if self._global and _is_idle():
+            return self._pass_on(headers, message, context)
         attributes = operation.attributes.copy()
         keys = self._keys
         for fact, value in facts:
@@ -561,6 +565,18 @@ class Telemetry:
             links.append(Link(around))
         return carried, tuple(links)
 
+    def _pass_on(self, headers: Mapping[str, Any] | None, message: Any, context: Context) -> Delivery:
+        """Make a message's context current, of which nobody will be told."""
+        usual = propagation.remote(headers) if headers and not context else None
+        parent = self._correlate(headers, context)[0] if usual is None else Context({_SPAN: usual})
+        span: Any = parent.get(_SPAN) or INVALID_SPAN
+        delivery = Delivery(self, _UNTOLD, span, message, context)
+        if self.settings.process_spans:
+            attach(Context({**parent, _DELIVERY: delivery}))
+        else:
+            delivery.end()
+        return delivery
+
     def _waited(self, operation: Operation, seconds: float, attributes: v.Attributes) -> None:
         self.vocabulary.write(attributes, ((v.QUEUE_TIME, seconds),))
         if operation.waiting is not None:
@@ -617,6 +633,11 @@ class Settlement:
 
 
 _UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), None, excluded=True)
+
+
+def _is_idle() -> bool:
+    """Whether there is no SDK: what is told of goes nowhere. The API has no cheap way to ask."""
+    return getattr(trace, "_TRACER_PROVIDER", 0) is None and getattr(meters, "_METER_PROVIDER", 0) is None
 
 
 def _recording(context: Context) -> Span | None:
