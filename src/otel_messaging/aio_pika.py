@@ -5,11 +5,16 @@ The library: https://docs.aio-pika.com
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
+import time
+import weakref
+from contextvars import Context as EmptyContext
 from contextvars import ContextVar
+from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wrapt
 
@@ -17,13 +22,13 @@ from .core import vocabulary as v
 from .core.cache import Cache
 from .core.instrumentor import MessagingInstrumentor
 from .core.patching import Patch
-from .core.propagation import fields
+from .core.propagation import as_text, fields
 from .core.rivals import Rival
 from .core.safety import report
 from .core.scope import AsyncLoop, Shared, handle
 from .core.settling import settles
 from .core.state import find, keep
-from .core.telemetry import Failure, PublishRequest
+from .core.telemetry import Failure, Moment, PublishRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,15 +36,23 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from .core.scope import Held
-    from .core.telemetry import Delivery, Operation, Publication, Settlement, Telemetry
+    from .core.settling import Ends
+    from .core.telemetry import Delivery, Operation, Publication, Pull, Settlement, Telemetry
 
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 # Queues that the broker names, that stand for direct replies, and that a robust queue names.
 _TEMPORARY = re.compile(r"amq\.gen-|amq\.rabbitmq\.reply-to|amq_(0x)?[0-9a-f]{24,32}$")
 _UNROUTABLE = "returned by the broker: {text}"
+# Headers in which the broker counts: deliveries from a quorum queue, and the times a message was dead-lettered.
+_COUNTS = frozenset({"x-delivery-count", "x-death"})
+
+_Identity = tuple[Any, Any]
 
 _publishing: ContextVar[Publication | None] = ContextVar("otel_messaging_aio_pika_publishing", default=None)
 """The message that `Exchange.publish` is sending, for `Channel.basic_publish` below it."""
+
+_gotten: ContextVar[Delivery | None] = ContextVar("otel_messaging_aio_pika_gotten", default=None)
+"""The message that was pulled last here: another task may have settled it, which brings no context back."""
 
 
 class _AioPika:
@@ -47,6 +60,7 @@ class _AioPika:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
+        self.pulled: dict[_Identity, _Pulled] = {}
         self._settled: Cache[tuple[str, str], Operation] = Cache()
         self._sources: Cache[tuple[Any, ...], _Source] = Cache()
 
@@ -60,8 +74,46 @@ class _AioPika:
         """What is kept for an exchange."""
         return keep(exchange, self.telemetry, _Exchange)
 
-    def settlement(self, verb: str, message: Any, details: v.Attributes) -> Settlement | None:
+    def asks(self, queue: Any) -> Moment | None:
+        """A queue is asked for one message: what it gave to the same task before is handled."""
+        state, last = find(queue.channel), _gotten.get()
+        if state is not None:
+            state.asked(queue.name)
+        if last is not None and last.done:
+            last.end()
+            _gotten.set(None)
+        return Moment.now() if self.telemetry.context() is not None else None
+
+    def got(self, queue: Any, message: Any, began: Moment) -> None:
+        """A queue has given one message."""
+        context = self.telemetry.context()
+        if context is None:
+            return
+        source = self.source(queue.name, message._IncomingMessage__channel.connection.url)
+        delivery = source.pull(message, context, began)
+        if delivery is None:
+            return
+        if not delivery.done:
+            _gotten.set(delivery)
+            keep(queue.channel, self.telemetry, partial(_Pulled, self)).hold(queue.name, delivery, _identity(message))
+        self.telemetry.tell_consume_hook(delivery, message)
+
+    def got_none(self, queue: Any, error: BaseException, began: Moment) -> None:
+        """Asking a queue for one message has failed."""
+        context, url = self.telemetry.context(), _url(queue)
+        if context is not None and url is not None and not isinstance(error, asyncio.QueueEmpty):
+            operation = self.source(queue.name, url).asking()
+            self.telemetry.receive(operation, (), (), context, began, error)
+
+    def settlement(self, verb: str, message: Any, details: v.Attributes) -> Ends | None:
         """Begin to settle a message."""
+        pulled = self.pulled.get(_identity(message)) if self.pulled else None
+        settlement = self._settlement(verb, message, details)
+        if pulled is None or message.processed:
+            return settlement
+        return _Last(settlement, pulled, _identity(message), v.SETTLE_MULTIPLE in details)
+
+    def _settlement(self, verb: str, message: Any, details: v.Attributes) -> Settlement | None:
         context = self.telemetry.context()
         if context is None or message.processed:
             return None  # a message is settled once: the library says so itself
@@ -72,8 +124,14 @@ class _AioPika:
 
     def delivery(self, message: Any, context: Context) -> Delivery | None:
         """The span of a message, while it is handled here."""
+        identity = _identity(message)
         delivery = self.telemetry.current_delivery(context)
-        return delivery if delivery is not None and delivery.message == _identity(message) else None
+        while delivery is not None and delivery.message != identity:
+            delivery = delivery.before()[1]  # one may be pulled while another is handled
+        if delivery is None and self.pulled:
+            pulled = self.pulled.get(identity)
+            return pulled.find(identity) if pulled is not None else None
+        return delivery
 
     def _settled_operation(self, message: Any) -> Operation:
         key = (message.exchange or "", message.routing_key or "")
@@ -92,7 +150,7 @@ class _Exchange:
     def __init__(self, telemetry: Telemetry, exchange: Any) -> None:
         self.telemetry = telemetry
         self._name = exchange.name
-        self._facts = ((v.SYSTEM, "rabbitmq"), *_server(_exchange_url(exchange)))
+        self._facts = ((v.SYSTEM, "rabbitmq"), *_server(_url(exchange)))
         self._operations: Cache[str, Operation] = Cache()
 
     def publish(self, message: Any, routing_key: str, context: Context) -> Publication:
@@ -104,11 +162,13 @@ class _Exchange:
             destination = _target(self._name, routing_key, self.telemetry.vocabulary.semconv)
             operation = self.telemetry.operation(v.PUBLISH, "publish", destination, facts)
             self._operations.put(routing_key, operation)
-        known = (
+        known: v.Facts = (
             (v.MESSAGE_ID, message.message_id),
             (v.CONVERSATION_ID, message.correlation_id),
             (v.BODY_SIZE, len(message.body)),
         )
+        if message.priority or message.expiration:
+            known += _wishes(message)
         return self.telemetry.publish(operation, known, _fold(message.headers), context)
 
 
@@ -120,6 +180,7 @@ class _Source:
         self._queue = queue
         self._facts = ((v.SYSTEM, "rabbitmq"), *_server(url))
         self._operations: Cache[tuple[Any, Any], Operation] = Cache()
+        self._pulls: Cache[tuple[Any, Any], Pull] = Cache()
 
     def operation(self, exchange: Any, routing_key: Any) -> Operation:
         """What is the same for all messages with a routing key."""
@@ -143,14 +204,122 @@ class _Source:
         context = self.telemetry.context()
         if context is None:
             return None
-        known = (
-            (v.RABBITMQ_DELIVERY_TAG, message.delivery_tag),
-            (v.MESSAGE_ID, properties.message_id),
-            (v.CONVERSATION_ID, properties.correlation_id),
-            (v.BODY_SIZE, len(body)),
-        )
+        headers = _fold(properties.headers)
+        known = _known(message, properties, body, headers)
         operation = self.operation(message.exchange, message.routing_key)
-        return self.telemetry.deliver(operation, known, _fold(properties.headers), identity, context)
+        waited = None if properties.timestamp is None else _waited(properties.timestamp)
+        return self.telemetry.deliver(operation, known, headers, identity, context, waited)
+
+    def pull(self, message: Any, context: Context, began: Moment) -> Delivery | None:
+        """The application has a message that it has asked for.
+
+        Args:
+            message: the library's.
+            context: the current context.
+            began: when it was asked for.
+        """
+        pull = self._pull(message.exchange, message.routing_key)
+        headers = _fold(message.headers)
+        known = _known(message, message, message.body, headers)
+        if pull.receive is not None:
+            self.telemetry.receive(pull.receive, known, (headers,), context, began)
+        waited = None if message.timestamp is None else _waited(message.timestamp)
+        return self.telemetry.deliver(pull.handle, known, headers, _identity(message), context, waited)
+
+    def asking(self) -> Operation:
+        """To ask for a message that never comes, of which one knows nothing but the queue."""
+        destination = _source("", "", self._queue, self.telemetry.vocabulary.semconv)
+        return self.telemetry.operation(v.RECEIVE, "get", destination, self._facts)
+
+    def _pull(self, exchange: Any, routing_key: Any) -> Pull:
+        pull = self._pulls.get((exchange, routing_key))
+        if pull is None:
+            facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
+            destination = _source(exchange or "", routing_key or "", self._queue, self.telemetry.vocabulary.semconv)
+            pull = self._pulls.put((exchange, routing_key), self.telemetry.pull("get", destination, facts))
+        return pull
+
+
+class _Got(NamedTuple):
+    """A message that was pulled, and by whom."""
+
+    delivery: Delivery
+    queue: str
+    task: Callable[[], asyncio.Task[Any] | None]
+
+
+class _Pulled:
+    """The messages that were pulled through a channel and are handled now."""
+
+    def __init__(self, pika: _AioPika, telemetry: Telemetry, _channel: Any) -> None:
+        self.telemetry = telemetry
+        self._pika = pika
+        self._got: dict[_Identity, _Got] = {}
+        self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def hold(self, queue: str, delivery: Delivery, identity: _Identity) -> None:
+        """The application has a message."""
+        self._got[identity] = _Got(delivery, queue, weakref.ref(asyncio.current_task()))
+        self._pika.pulled[identity] = self
+        channel = identity[0]
+        if channel not in self._watched:  # one of the transport, which is another after a reconnect
+            self._watched.add(channel)
+            channel.closing.add_done_callback(partial(self._closed, weakref.ref(channel)), context=EmptyContext())
+
+    def find(self, identity: _Identity) -> Delivery | None:
+        """A message, while it is handled."""
+        got = self._got.get(identity)
+        return None if got is None else got.delivery
+
+    def asked(self, queue: str) -> None:
+        """A queue is asked for the next message: what it gave to the same task, or to tasks now over, is handled."""
+        current = asyncio.current_task()
+        for identity, got in tuple(self._got.items()):
+            task = got.task()
+            if got.queue == queue and (task is None or task is current or task.done()):
+                self._end(identity)
+
+    def settled(self, identity: _Identity, multiple: bool) -> None:
+        """The broker was told what became of a message, or of all up to it."""
+        self._end(identity)
+        if multiple:
+            channel, tag = identity
+            for other in tuple(self._got):
+                if other[0] is channel and other[1] <= tag:
+                    self._end(other)
+
+    def _closed(self, channel: Callable[[], Any], _closing: Any) -> None:
+        gone = channel()
+        for identity in tuple(self._got):
+            if identity[0] is gone or gone is None:
+                self._end(identity)
+
+    def _end(self, identity: _Identity) -> None:
+        self._pika.pulled.pop(identity, None)
+        got = self._got.pop(identity, None)
+        if got is not None:
+            got.delivery.end()
+
+
+class _Last:
+    """A settlement after which a pulled message is handled."""
+
+    __slots__ = ("_identity", "_multiple", "_pulled", "_settlement")
+
+    def __init__(self, settlement: Settlement | None, pulled: _Pulled, identity: _Identity, multiple: bool) -> None:
+        self._settlement = settlement
+        self._pulled = pulled
+        self._identity = identity
+        self._multiple = multiple
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It was told, or telling it failed."""
+        if self._settlement is not None:
+            self._settlement.end(error)
+        try:
+            self._pulled.settled(self._identity, self._multiple)
+        except Exception as failure:
+            report("settling a message that was pulled", failure)
 
 
 class _Iterated:
@@ -183,9 +352,65 @@ class _Iterated:
         self.shared.close()
 
 
-def _identity(message: Any) -> tuple[Any, Any]:
+def _identity(message: Any) -> _Identity:
     """What tells a message from others: it can hold no mark, and no weak reference."""
     return (message._IncomingMessage__channel, message.delivery_tag)
+
+
+def _known(message: Any, properties: Any, body: bytes, headers: dict[str, Any] | None) -> v.Facts:
+    """What is known of a message: of every message, and of those about which there is more to tell."""
+    known: v.Facts = (
+        (v.RABBITMQ_DELIVERY_TAG, message.delivery_tag),
+        (v.MESSAGE_ID, properties.message_id),
+        (v.CONVERSATION_ID, properties.correlation_id),
+        (v.BODY_SIZE, len(body)),
+    )
+    if message.redelivered:
+        known += ((v.REDELIVERED, True),)
+    if properties.priority or properties.expiration:
+        known += _wishes(properties)
+    if headers and not _COUNTS.isdisjoint(headers):
+        known += _counted(headers)
+    return known
+
+
+def _wishes(properties: Any) -> v.Facts:
+    """What the publisher asks of the broker."""
+    expiration = properties.expiration
+    if isinstance(expiration, str):  # the transport's, in milliseconds
+        expiration = int(expiration) / 1000 if expiration.isdigit() else None
+    elif isinstance(expiration, timedelta):
+        expiration = expiration.total_seconds()
+    elif not isinstance(expiration, (int, float)):
+        expiration = None  # a point in time
+    return (
+        (v.RABBITMQ_PRIORITY, properties.priority or None),
+        (v.RABBITMQ_EXPIRATION, None if expiration is None else float(expiration)),
+    )
+
+
+def _counted(headers: dict[str, Any]) -> v.Facts:
+    """What the broker has counted. A quorum queue counts the deliveries before this one."""
+    before, deaths = headers.get("x-delivery-count"), headers.get("x-death")
+    facts: v.Facts = ((v.ATTEMPT, before + 1),) if isinstance(before, int) else ()
+    if not isinstance(deaths, list) or not all(isinstance(death, dict) for death in deaths):
+        return facts
+    first = deaths[-1] if deaths else {}  # the latest is in front
+    return (
+        *facts,
+        (v.RABBITMQ_DEATH_QUEUE, as_text(headers.get("x-first-death-queue", first.get("queue")))),
+        (v.RABBITMQ_DEATH_REASON, as_text(headers.get("x-first-death-reason", first.get("reason")))),
+        (v.RABBITMQ_DEATH_COUNT, sum(count for death in deaths if isinstance(count := death.get("count"), int))),
+    )
+
+
+def _waited(sent: Any) -> float | None:
+    """How long ago a message was sent, by the publisher's clock and to the second: AMQP has no finer timestamps."""
+    if not isinstance(sent, datetime):
+        return None
+    if sent.tzinfo is None:
+        sent = sent.replace(tzinfo=timezone.utc)
+    return float(time.time() - sent.timestamp())
 
 
 def _target(exchange: str, routing_key: str, composed: bool) -> v.Destination:
@@ -208,8 +433,9 @@ def _server(url: Any) -> v.Facts:
     return ((v.SERVER_ADDRESS, url.host), (v.SERVER_PORT, url.port or _DEFAULT_PORTS.get(url.scheme)))
 
 
-def _exchange_url(exchange: Any) -> Any:
-    channel = getattr(exchange, "channel", None)  # gone when the exchange is deleted
+def _url(owner: Any) -> Any:
+    """The address that an exchange or a queue is behind."""
+    channel = getattr(owner, "channel", None)  # gone when the exchange is deleted
     connection = getattr(channel, "_connection", None) or getattr(channel, "connection", None)  # the latter in 9.0
     return getattr(connection, "url", None)
 
@@ -336,6 +562,38 @@ def _deliver(source: _Source, consumer: Any, message: Any) -> Delivery | None:
         return None
 
 
+def _get(pika: _AioPika, get: Callable[..., Any]) -> Callable[..., Any]:
+    """`Queue.get` gives one message, which is handled until it is settled or the next one is asked for."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        began = None
+        try:
+            began = pika.asks(self)
+        except Exception as error:
+            report("Queue.get", error)
+        try:
+            message = await get(self, *args, **kwargs)
+        except BaseException as error:
+            if began is not None:
+                _report_failure(pika, self, error, began)
+            raise
+        try:
+            if began is not None and message is not None:
+                pika.got(self, message, began)
+        except Exception as error:
+            report("Queue.get", error)
+        return message
+
+    return wrapper
+
+
+def _report_failure(pika: _AioPika, queue: Any, error: BaseException, began: Moment) -> None:
+    try:
+        pika.got_none(queue, error, began)
+    except Exception as failure:
+        report("Queue.get", failure)
+
+
 def _anext(pika: _AioPika, advance: Callable[..., Any]) -> Callable[..., Any]:
     """`QueueIterator.__anext__` hands out one message, which is handled until the next is asked for."""
 
@@ -458,6 +716,7 @@ class AioPikaInstrumentor(MessagingInstrumentor):
         Patch("aio_pika.exchange", "Exchange", "publish", _publish),
         Patch(*_CHANNEL, "basic_publish", _basic_publish),
         Patch(*_CHANNEL, "basic_consume", _basic_consume),
+        Patch("aio_pika.queue", "Queue", "get", _get),
         Patch("aio_pika.queue", "Queue", "__aiter__", _aiter),
         Patch(*_ITERATOR, "__aiter__", _aiter),
         Patch(*_ITERATOR, "__anext__", _anext),

@@ -56,6 +56,26 @@ ROWS = [
     (v.LAG, 3, {"messaging.consumer.lag": 3}, {"messaging.consumer.lag": 3}),
     (v.ATTEMPT, 2, {"messaging.message.delivery_attempt": 2}, {"messaging.message.delivery_attempt": 2}),
     (v.REDELIVERED, True, {"messaging.message.redelivered": True}, {"messaging.message.redelivered": True}),
+    (v.RABBITMQ_PRIORITY, 5, {"messaging.rabbitmq.message.priority": 5}, {"messaging.rabbitmq.message.priority": 5}),
+    (
+        v.RABBITMQ_EXPIRATION,
+        1.5,
+        {"messaging.rabbitmq.message.expiration": 1.5},
+        {"messaging.rabbitmq.message.expiration": 1.5},
+    ),
+    (
+        v.RABBITMQ_DEATH_QUEUE,
+        "q",
+        {"messaging.rabbitmq.first_death.queue": "q"},
+        {"messaging.rabbitmq.first_death.queue": "q"},
+    ),
+    (
+        v.RABBITMQ_DEATH_REASON,
+        "expired",
+        {"messaging.rabbitmq.first_death.reason": "expired"},
+        {"messaging.rabbitmq.first_death.reason": "expired"},
+    ),
+    (v.RABBITMQ_DEATH_COUNT, 2, {"messaging.rabbitmq.death_count": 2}, {"messaging.rabbitmq.death_count": 2}),
 ]
 
 

@@ -9,14 +9,20 @@ from .safety import report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .telemetry import Settlement
     from .vocabulary import Attributes
+
+
+class Ends(Protocol):
+    """What lasts as long as settling a message does."""
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It was told, or telling it failed."""
 
 
 class Settles(Protocol):
     """An adapter whose messages can be settled."""
 
-    def settlement(self, verb: str, message: Any, details: Attributes) -> Settlement | None:
+    def settlement(self, verb: str, message: Any, details: Attributes) -> Ends | None:
         """Begin to settle a message of the library."""
 
 
@@ -55,7 +61,7 @@ def _read(details: Callable[..., Attributes], args: tuple[Any, ...], kwargs: dic
         return None  # wrong arguments: the library says so itself
 
 
-def _begin(adapter: Settles, verb: str, message: Any, details: Attributes | None) -> Settlement | None:
+def _begin(adapter: Settles, verb: str, message: Any, details: Attributes | None) -> Ends | None:
     try:
         return None if details is None else adapter.settlement(verb, message, details)
     except Exception as error:

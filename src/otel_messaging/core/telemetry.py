@@ -227,6 +227,9 @@ class Delivery(Running):
         self.message = message
         self.done = False
         self._previous, self._outer = _unhandled(previous) if _DELIVERY in previous else (previous, None)
+        outer = self._outer
+        if outer is not None:  # where two consumers are asked in turn, those handled would follow one another for ever
+            outer._previous, outer._outer = outer.before()
         self._error: BaseException | None = None
         self._stopped: Moment | None = None
         self._where: tuple[Any, int] | None = None

@@ -41,6 +41,11 @@ KAFKA_TOMBSTONE = "tombstone"
 KAFKA_CLUSTER = "cluster"
 RABBITMQ_ROUTING_KEY = "routing key"
 RABBITMQ_DELIVERY_TAG = "delivery tag"
+RABBITMQ_PRIORITY = "priority"
+RABBITMQ_EXPIRATION = "expiration"  # seconds
+RABBITMQ_DEATH_QUEUE = "first death's queue"
+RABBITMQ_DEATH_REASON = "first death's reason"
+RABBITMQ_DEATH_COUNT = "deaths"
 NATS_SUBJECT = "subject"
 NATS_GROUP = "queue group or durable"
 NATS_STREAM = "stream"
@@ -90,6 +95,11 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     LAG: ("messaging.consumer.lag", "messaging.consumer.lag"),
     ATTEMPT: ("messaging.message.delivery_attempt", "messaging.message.delivery_attempt"),
     REDELIVERED: ("messaging.message.redelivered", "messaging.message.redelivered"),
+    RABBITMQ_PRIORITY: ("messaging.rabbitmq.message.priority", "messaging.rabbitmq.message.priority"),
+    RABBITMQ_EXPIRATION: ("messaging.rabbitmq.message.expiration", "messaging.rabbitmq.message.expiration"),
+    RABBITMQ_DEATH_QUEUE: ("messaging.rabbitmq.first_death.queue", "messaging.rabbitmq.first_death.queue"),
+    RABBITMQ_DEATH_REASON: ("messaging.rabbitmq.first_death.reason", "messaging.rabbitmq.first_death.reason"),
+    RABBITMQ_DEATH_COUNT: ("messaging.rabbitmq.death_count", "messaging.rabbitmq.death_count"),
 }
 
 # Attributes whose type differs from the fact's: a partition is a number to Kafka and a string to the conventions.
