@@ -120,8 +120,7 @@ with Nats() as broker:
         folder, port = process.stdout.readline().split()
         assert listens(int(port))
         process.send_signal(number)
-    assert eventually(lambda: not listens(int(port)) and not Path(folder).exists())
-    assert not processes_naming(folder)
+    assert eventually(lambda: not listens(int(port)) and not Path(folder).exists() and not processes_naming(folder))
 
 
 def test_an_exception_stops_the_broker():
