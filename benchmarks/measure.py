@@ -93,18 +93,19 @@ def _imitated(told: Told, case: Case) -> dict[str, Any]:
 def instructions(counter: Callgrind, told: Told, cases: list[Case], count: int) -> dict[Case, Figures]:
     """Instructions per message, each arm in a process of its own."""
 
-    def plain(path: str, carrying: bool) -> float:
+    def plain(path: str, carrying: bool) -> dict[str, float]:
         job = {"path": path, "arm": "plain", "state": "no SDK", "metrics": False, "carrying": carrying}
-        return counter.count(job, ["path"], count)["path"]
+        return counter.count(job, ["path", "empty"], count)
 
     def one(case: Case) -> Figures:
         job = {**case.job("ours"), "floor": _imitated(told, case)}
-        ours = counter.count(job, ["path", "floor", "empty"], count)
+        ours = counter.count(job, ["path", "floor"], count)
         official = None if case.metered else counter.count(case.job("official"), ["path"], count)["path"]
-        base, carry = bases[case.path, False], bases[case.path, _carries(case)]
+        base, empty = bases[case.path, False]["path"], bases[case.path, False]["empty"]
+        carry = bases[case.path, _carries(case)]["path"] - base
         return Figures(
             plain=base,
-            floor=ours["floor"] - ours["empty"] + carry - base,
+            floor=ours["floor"] - empty + carry,
             ours=ours["path"] - base,
             official=None if official is None else official - base,
         )
