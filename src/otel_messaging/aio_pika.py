@@ -55,6 +55,47 @@ _gotten: ContextVar[Delivery | None] = ContextVar("otel_messaging_aio_pika_gotte
 """The message that was pulled last here: another task may have settled it, which brings no context back."""
 
 
+class _Call:
+    """A call of `RPC` on its way: the message that it publishes lasts until the reply."""
+
+    __slots__ = ("publication",)
+
+    def __init__(self) -> None:
+        self.publication: Publication | None = None
+
+    def concerns(self, message: Any, _routing_key: str) -> bool:
+        """Whether a message that is published is the call."""
+        return self.publication is None and message.type == "call" and bool(message.reply_to)
+
+
+class _Reply:
+    """A call of `RPC` that is being answered: the reply is no message of its own."""
+
+    __slots__ = ("_pika", "call")
+
+    def __init__(self, pika: _AioPika, call: Any) -> None:
+        self._pika = pika
+        self.call = call
+
+    def concerns(self, message: Any, routing_key: str) -> bool:
+        """Whether a message that is published is the reply."""
+        call = self.call
+        if message.type not in ("result", "error") or routing_key != call.reply_to:
+            return False
+        return bool(message.correlation_id == call.correlation_id)
+
+    def fail(self, error: BaseException | Failure, unless_failed: bool = False) -> None:
+        """Answering has failed, and the caller will be told."""
+        context = self._pika.telemetry.context()
+        delivery = self._pika.delivery(self.call, context) if context is not None else None
+        if delivery is not None and not (unless_failed and delivery.failed):
+            delivery.fail(error)
+
+
+_pattern: ContextVar[_Call | _Reply | None] = ContextVar("otel_messaging_aio_pika_pattern", default=None)
+"""The pattern of the library that is at work here, for `Exchange.publish` below it."""
+
+
 class _AioPika:
     """Reads aio-pika's objects for the telemetry of one instrumentor."""
 
@@ -73,6 +114,17 @@ class _AioPika:
     def exchange(self, exchange: Any) -> _Exchange:
         """What is kept for an exchange."""
         return keep(exchange, self.telemetry, _Exchange)
+
+    def pattern(
+        self, pattern: _Call | _Reply, exchange: Any, message: Any, routing_key: str, context: Context
+    ) -> Publication | None:
+        """A pattern of the library publishes a message: a call, which it ends itself, or a reply."""
+        if isinstance(pattern, _Reply):
+            if message.type == "error":
+                pattern.fail(Failure("error", "answered with an error"), unless_failed=True)
+            return None
+        pattern.publication = self.exchange(exchange).call(message, routing_key, context)
+        return pattern.publication
 
     def asks(self, queue: Any) -> Moment | None:
         """A queue is asked for one message: what it gave to the same task before is handled."""
@@ -152,16 +204,29 @@ class _Exchange:
         self._name = exchange.name
         self._facts = ((v.SYSTEM, "rabbitmq"), *_server(_url(exchange)))
         self._operations: Cache[str, Operation] = Cache()
+        self._calls: Cache[str, Operation] = Cache()
+
+    def call(self, message: Any, routing_key: str, context: Context) -> Publication:
+        """Begin to publish a message that is a call, and to wait for the reply."""
+        operation = self._calls.get(routing_key)
+        if operation is None:
+            operation = self._calls.put(routing_key, self._operation("call", routing_key))
+        return self._begin(operation, message, context)
 
     def publish(self, message: Any, routing_key: str, context: Context) -> Publication:
         """Begin to publish a message."""
         operation = self._operations.get(routing_key)
         if operation is None:
-            routing_key = str.__str__(routing_key)  # an enumeration's value
-            facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
-            destination = _target(self._name, routing_key, self.telemetry.vocabulary.semconv)
-            operation = self.telemetry.operation(v.PUBLISH, "publish", destination, facts)
-            self._operations.put(routing_key, operation)
+            operation = self._operations.put(routing_key, self._operation("publish", routing_key))
+        return self._begin(operation, message, context)
+
+    def _operation(self, verb: str, routing_key: str) -> Operation:
+        routing_key = str.__str__(routing_key)  # an enumeration's value
+        facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
+        destination = _target(self._name, routing_key, self.telemetry.vocabulary.semconv)
+        return self.telemetry.operation(v.PUBLISH, verb, destination, facts)
+
+    def _begin(self, operation: Operation, message: Any, context: Context) -> Publication:
         known: v.Facts = (
             (v.MESSAGE_ID, message.message_id),
             (v.CONVERSATION_ID, message.correlation_id),
@@ -448,15 +513,20 @@ def _publish(pika: _AioPika, publish: Callable[..., Any]) -> Callable[..., Any]:
     """`Exchange.publish` is where every message leaves, those of the patterns too."""
 
     async def wrapper(self: Any, message: Any, routing_key: Any, *args: Any, **kwargs: Any) -> Any:
+        begun: Publication | None
         publication = None
         try:
             context = pika.telemetry.context()
             if context is not None and isinstance(routing_key, str):
-                publication = pika.exchange(self).publish(message, routing_key, context)
-                if pika.telemetry.publish_hook is not None:
+                pattern = _pattern.get()
+                if pattern is None or not pattern.concerns(message, routing_key):
+                    begun = publication = pika.exchange(self).publish(message, routing_key, context)
+                else:
+                    begun = pika.pattern(pattern, self, message, routing_key, context)
+                if begun is not None and pika.telemetry.publish_hook is not None:
                     arguments = {"message": message, "routing_key": routing_key, **kwargs}
-                    pika.telemetry.tell_publish_hook(publication, PublishRequest(self, self.name, arguments))
-                _publishing.set(publication)
+                    pika.telemetry.tell_publish_hook(begun, PublishRequest(self, self.name, arguments))
+                _publishing.set(begun)
         except Exception as error:
             report("Exchange.publish", error)
         try:
@@ -521,6 +591,63 @@ def _add(headers: Any, carrier: dict[str, str]) -> Any:
     return added
 
 
+def _call(_pika: _AioPika, call: Callable[..., Any]) -> Callable[..., Any]:
+    """`RPC.call` publishes and waits for the reply: one operation, which the reply ends."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calling, before = _Call(), _pattern.get()
+        _pattern.set(calling)
+        try:
+            result = await call(self, *args, **kwargs)
+        except BaseException as error:
+            if calling.publication is not None:
+                calling.publication.end(error)
+            raise
+        finally:
+            _pattern.set(before)
+        if calling.publication is not None:
+            calling.publication.end()
+        return result
+
+    return wrapper
+
+
+def _answer(pika: _AioPika, answer: Callable[..., Any]) -> Callable[..., Any]:
+    """`RPC.on_call_message` publishes the reply, which belongs to the call."""
+
+    async def wrapper(self: Any, method_name: Any, message: Any) -> Any:
+        before = _pattern.get()
+        _pattern.set(_Reply(pika, message))
+        try:
+            return await answer(self, method_name, message)
+        finally:
+            _pattern.set(before)
+
+    return wrapper
+
+
+def _execute(_pika: _AioPika, execute: Callable[..., Any]) -> Callable[..., Any]:
+    """`RPC.execute` sees what the called function raises, of which the caller is told instead."""
+
+    async def wrapper(self: Any, func: Any, payload: Any) -> Any:
+        try:
+            return await execute(self, func, payload)
+        except Exception as error:
+            _report_to_caller(error)
+            raise
+
+    return wrapper
+
+
+def _report_to_caller(error: Exception) -> None:
+    try:
+        pattern = _pattern.get()
+        if isinstance(pattern, _Reply):
+            pattern.fail(error)
+    except Exception as failure:
+        report("RPC.execute", failure)
+
+
 def _basic_consume(pika: _AioPika, consume: Callable[..., Any]) -> Callable[..., Any]:
     """`aiormq.Channel.basic_consume` is given the queue's name and what will be called with each message.
 
@@ -545,7 +672,16 @@ def _is_application(callback: Any) -> bool:
     module = sys.modules["aio_pika.queue"]
     if not isinstance(callback, partial) or callback.func is not module.consumer or not callback.args:
         return False
-    return not isinstance(getattr(callback.args[0], "__self__", None), module.QueueIterator)
+    owner = getattr(callback.args[0], "__self__", None)
+    return not isinstance(owner, module.QueueIterator) and not _is_reply(owner, callback.args[0])
+
+
+def _is_reply(owner: Any, method: Any) -> bool:
+    """Whether what is consumed are the replies to calls of `RPC`, which are no messages of their own."""
+    patterns = sys.modules.get("aio_pika.patterns.rpc")
+    if patterns is None or not isinstance(owner, patterns.RPC):
+        return False
+    return bool(method == owner.on_result_message)
 
 
 def _deliver(source: _Source, consumer: Any, message: Any) -> Delivery | None:
@@ -700,6 +836,7 @@ def _rejected(requeue: bool = False) -> v.Attributes:
     return {v.SETTLE_REQUEUE: bool(requeue)}
 
 
+_RPC = ("aio_pika.patterns.rpc", "RPC")
 _CHANNEL = ("aiormq.channel", "Channel")
 _ITERATOR = ("aio_pika.queue", "QueueIterator")
 _MESSAGE = ("aio_pika.message", "IncomingMessage")
@@ -724,6 +861,9 @@ class AioPikaInstrumentor(MessagingInstrumentor):
         Patch(*_ITERATOR, "__aexit__", _aexit),
         Patch(*_ITERATOR, "close", _close),
         Patch("aio_pika.robust_queue", "RobustQueueIterator", "__anext__", _anext, since="9.6"),
+        Patch(*_RPC, "call", _call),
+        Patch(*_RPC, "on_call_message", _answer),
+        Patch(*_RPC, "execute", _execute),
         Patch("aio_pika.message", "ProcessContext", "__aexit__", _process_exit),
         Patch(*_MESSAGE, "ack", settles("ack", _acked)),
         Patch(*_MESSAGE, "nack", settles("nack", _nacked)),

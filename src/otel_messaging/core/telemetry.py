@@ -230,7 +230,7 @@ class Delivery(Running):
         outer = self._outer
         if outer is not None:  # where two consumers are asked in turn, those handled would follow one another for ever
             outer._previous, outer._outer = outer.before()
-        self._error: BaseException | None = None
+        self._error: BaseException | Failure | None = None
         self._stopped: Moment | None = None
         self._where: tuple[Any, int] | None = None
 
@@ -249,13 +249,18 @@ class Delivery(Running):
         self.message = None
         self._finish(error or self._error, stopped=self._stopped)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException | Failure) -> None:
         """An exception was seen while the message is handled, which the application may yet catch.
 
         Args:
             error: the exception.
         """
         self._error = error
+
+    @property
+    def failed(self) -> bool:
+        """Whether that was seen."""
+        return self._error is not None
 
     def leave(self, where: tuple[Any, int]) -> None:
         """The loop was left: what follows is not handling. The span waits for an exception to pass.
