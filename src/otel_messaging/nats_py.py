@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import time
+import weakref
+from asyncio import TimeoutError as AsyncioTimeoutError
 from asyncio import current_task
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .core import vocabulary as v
+from .core.batch import Batch
 from .core.cache import Cache
 from .core.instrumentor import MessagingInstrumentor
 from .core.patching import Patch
@@ -22,13 +26,17 @@ from .core.safety import report
 from .core.scope import Shared, handle
 from .core.settling import settles
 from .core.state import find, keep
-from .core.telemetry import PublishRequest
+from .core.telemetry import Moment, PublishRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from asyncio import Task
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.context import Context
 
+    from .core.metrics import Lag
+    from .core.scope import Held
+    from .core.settling import Ends
     from .core.telemetry import Delivery, Operation, Publication, Settlement, Telemetry
 
 _MESSAGE_ID = "nats-msg-id"
@@ -37,7 +45,11 @@ _LINE_OVERHEAD = len(": \r\n")
 _ACCEPTED_FROM_LIBRARY = ("_auto_ack_callback.<locals>.new_callback", "Endpoint._handle_request")
 
 _INBOX = re.compile(r"\.[0-9A-Za-z]{22}(\.[0-9A-Za-z]+)?$")  # any client's, whatever its prefix is
+_NUID = re.compile(r"[0-9A-Za-z]{22}$")  # a consumer's name, where the library makes it up
 _NOTHING: dict[str, str] = {}
+
+_DELIVERED = "$JS.ACK."  # what replies to messages of JetStream begin with
+_SHORT, _LONG = 9, 11  # how many words such a reply has: without and with a domain and an account
 
 
 class _Told:
@@ -71,6 +83,10 @@ def _inherited() -> Mapping[str, str] | None:
     """The headers to add to what is published now, if a call around it is told of, or is not to be."""
     told = _told.get()
     return told.carrier if told is not None and told.is_here() else None
+
+
+_pulled: ContextVar[Delivery | None] = ContextVar("otel_messaging_nats_pulled", default=None)
+"""The message that was pulled last here: another task may have settled it, which brings no context back."""
 
 
 class _Nats:
@@ -111,16 +127,67 @@ class _Nats:
             self.telemetry.tell_publish_hook(publication, PublishRequest(owner, subject, arguments))
         return publication
 
-    def settlement(self, verb: str, message: Any, details: v.Attributes) -> Settlement | None:
+    def settlement(self, verb: str, message: Any, details: v.Attributes) -> Ends | None:
         """Begin to settle a message."""
+        state = find(message._client)
+        asked = state.pulled.get(id(message)) if state is not None else None
+        settlement = self._settlement(verb, message, details, asked)
+        return settlement if asked is None or verb == "in_progress" else _Last(settlement, asked, message)
+
+    def _settlement(self, verb: str, message: Any, details: v.Attributes, asked: _Asked | None) -> Settlement | None:
         context = self.telemetry.context()
         if context is None or not message.reply:
             return None
         delivery = self.telemetry.current_delivery(context)
-        if delivery is not None and delivery.message is message:
+        while delivery is not None and delivery.message is not message:
+            delivery = delivery.before()[1]  # one may be pulled while another is handled
+        if delivery is None and asked is not None:
+            delivery = asked.find(message)
+        if delivery is not None:
             return self.telemetry.settle(verb, delivery.operation, delivery, (), details)
         operation = self.client(message._client).deliveries("", "").operation(message.subject)
         return self.telemetry.settle(verb, operation, None, (), details)
+
+    def asks(self, subscription: Any) -> Moment | None:
+        """A subscription is asked for one message: what it gave to the same task before is handled."""
+        state, last = find(subscription), _pulled.get()
+        if state is not None:
+            state.asked()
+        if last is not None and last.done:
+            last.end()
+            _pulled.set(None)
+        return Moment.now() if self.telemetry.context() is not None else None
+
+    def got(self, subscription: Any, message: Any, began: Moment) -> None:
+        """A subscription has given one message."""
+        context = self.telemetry.context()
+        if context is not None:
+            keep(subscription, self.telemetry, _Asked).hand_out(message, context, began)
+
+    def fetches(self, pulling: Any) -> Moment | None:
+        """A pull subscription is asked for messages: the one that it gave to the same task before is handled."""
+        state = find(pulling._sub) if pulling._sub is not None else None
+        if state is not None:
+            state.fetches()
+        return Moment.now() if self.telemetry.context() is not None else None
+
+    def fetched(self, pulling: Any, messages: list[Any], began: Moment) -> list[Any]:
+        """A pull subscription has given messages. Returns what the application gets instead of the list."""
+        context = self.telemetry.context()
+        if context is None or not messages:
+            return messages
+        state = keep(pulling._sub, self.telemetry, _Asked)
+        state.bind(pulling, None)
+        return state.list(messages, context, began)
+
+    def failed(self, pulling: Any, error: BaseException, began: Moment) -> None:
+        """Asking for messages has raised an exception."""
+        context = self.telemetry.context()
+        if context is None or pulling._sub is None or isinstance(error, (AsyncioTimeoutError, ValueError, TypeError)):
+            return  # nothing has come in time, or nobody was asked
+        state = keep(pulling._sub, self.telemetry, _Asked)
+        state.bind(pulling, None)
+        self.telemetry.receive(state.failing(), (), (), context, began, error)
 
 
 class _Client:
@@ -131,13 +198,15 @@ class _Client:
         self._client = client
         self.consumers: dict[str, Any] = {}
         """Configurations of JetStream consumers that are being subscribed to, by the subject that they deliver to."""
+        self.pulled: dict[int, _Asked] = {}
+        """What gave the messages that were pulled and are handled now, by their ids."""
         self._prefix: Any = None
         self._silent: tuple[str, ...] = ("$",)
         self._server: Any = None
         self._number: Any = None
         self._facts: v.Facts = ()
         self._publishes: Cache[tuple[str, str], Operation] = Cache()
-        self._deliveries: Cache[tuple[str, str], _Deliveries] = Cache()
+        self._deliveries: Cache[tuple[str, str, v.Action], _Deliveries] = Cache()
 
     def is_silent(self, subject: str) -> bool:
         """Whether a subject is the system's own, or the inbox of a reply."""
@@ -190,36 +259,56 @@ class _Client:
             return headers  # the library says itself what is wrong with them
         return sent if size <= self._client._max_payload else headers
 
-    def deliveries(self, subject: str, queue: str) -> _Deliveries:
-        """What is the same for all messages of a subscription."""
-        found = self._deliveries.get((subject, queue))
-        return found or self._deliveries.put((subject, queue), _Deliveries(self, subject, queue))
+    def deliveries(self, subject: str, queue: str, action: v.Action = v.DELIVER) -> _Deliveries:
+        """What is the same for all messages of a subscription that come the same way."""
+        found = self._deliveries.get((subject, queue, action))
+        return found or self._deliveries.put((subject, queue, action), _Deliveries(self, subject, queue, action))
+
+    def forget(self, subject: str, queue: str) -> None:
+        """A subscription is over: nothing more is known of what waits for it."""
+        for action in (v.DELIVER, v.PROCESS):
+            found = self._deliveries.get((subject, queue, action))
+            if found is not None:
+                found.lags.clear()
 
 
 class _Deliveries:
-    """What is kept for a subscription."""
+    """What is kept for a subscription, for messages that come one way."""
 
-    def __init__(self, client: _Client, subject: str, queue: str) -> None:
+    def __init__(self, client: _Client, subject: str, queue: str, action: v.Action) -> None:
         self.telemetry = client.telemetry
+        self.source = (subject, queue)
+        self.lags: Cache[tuple[str, str], Lag | None] = Cache()
         self._client = client
+        self._subject = subject
         self._template = subject if "*" in subject or ">" in subject else None
         self._group = queue or None
+        self._action = action
+        self._tells_lag = client.telemetry.settings.lag
         self._facts: v.Facts = ()
         self._operations: Cache[str, Operation] = Cache()
+        self._calls: Cache[tuple[str, str | None], Operation] = Cache()
 
     def operation(self, subject: str) -> Operation:
         """What is the same for all messages with a subject."""
-        facts = self._client.facts()
-        if facts is not self._facts:
-            self._facts = facts
-            self._operations.clear()
+        self._refresh()
         operation = self._operations.get(subject)
         if operation is None:
-            facts = (*facts, (v.NATS_SUBJECT, subject), (v.NATS_GROUP, self._group))
+            facts = (*self._facts, (v.NATS_SUBJECT, subject), (v.NATS_GROUP, self._group))
             destination = v.Destination(subject, template=self._template)
-            operation = self.telemetry.operation(v.DELIVER, "process", destination, facts)
+            operation = self.telemetry.operation(self._action, "process", destination, facts)
             self._operations.put(subject, operation)
         return operation
+
+    def call(self, verb: str, subject: str | None) -> Operation:
+        """A call that pulls messages, and the subject that they have in common."""
+        self._refresh()
+        call = self._calls.get((verb, subject))
+        if call is None:
+            facts = (*self._facts, (v.NATS_SUBJECT, subject), (v.NATS_GROUP, self._group))
+            destination = v.Destination(subject or "", template=self._template)
+            call = self._calls.put((verb, subject), self.telemetry.operation(v.RECEIVE, verb, destination, facts))
+        return call
 
     def hand_out(self, message: Any) -> Delivery | None:
         """The application has a message."""
@@ -228,14 +317,205 @@ class _Deliveries:
             if context is None or self._client.is_silent(message.subject):
                 return None
             headers = _fold(message.headers)
-            facts = _known(message.data, headers)
-            delivery = self.telemetry.deliver(self.operation(message.subject), facts, headers, message, context)
+            facts, waited = _known(message.data, headers), None
+            reply = message.reply
+            if reply and reply.startswith(_DELIVERED):
+                told, waited = self.stored(reply)
+                facts += told
+            operation = self.operation(message.subject)
+            delivery = self.telemetry.deliver(operation, facts, headers, message, context, waited)
             if delivery is not None:
                 self.telemetry.tell_consume_hook(delivery, message)
             return delivery
         except Exception as error:
             report("delivering a NATS message", error)
             return None
+
+    def stored(self, reply: str) -> tuple[v.Facts, float | None]:
+        """What JetStream tells of a message, and how long it has waited, in seconds."""
+        words = _words(reply)
+        if words is None:
+            return (), None
+        stream, consumer, attempt, sequence, _number, stamp, pending = words
+        try:
+            behind = int(pending) if self._tells_lag else None
+            facts: v.Facts = (
+                (v.NATS_STREAM, stream),
+                (v.NATS_SEQUENCE, int(sequence)),
+                (v.ATTEMPT, int(attempt)),
+                (v.LAG, behind),
+                (v.NATS_GROUP, None if self._group else consumer),
+            )
+            waited = time.time() - int(stamp) / 1e9
+        except ValueError:
+            return (), None
+        if behind is not None:
+            self._wait(stream, consumer, behind)
+        return facts, waited
+
+    def _wait(self, stream: str, consumer: str, behind: int) -> None:
+        key = (stream, consumer)
+        if key not in self.lags:
+            facts = (
+                (v.SYSTEM, "nats"),
+                (v.DESTINATION, self._subject or None),
+                (v.NATS_STREAM, stream),
+                (v.NATS_GROUP, self._group),
+            )
+            self.lags.put(key, self.telemetry.lag(facts))
+        lag = self.lags[key]
+        if lag is not None:
+            lag.value = behind
+
+    def _refresh(self) -> None:
+        facts = self._client.facts()
+        if facts is not self._facts:
+            self._facts = facts
+            self._operations.clear()
+            self._calls.clear()
+
+
+class _Got(NamedTuple):
+    """A message that was pulled, and by whom."""
+
+    delivery: Delivery
+    task: Callable[[], Task[Any] | None]
+
+
+class _Asked:
+    """What is kept for a subscription that is asked for messages."""
+
+    def __init__(self, telemetry: Telemetry, subscription: Any) -> None:
+        self.telemetry = telemetry
+        self._client = keep(subscription._conn, telemetry, _Client)
+        self._source = _subscribed(subscription)
+        self._bound = False
+        self._got: dict[int, _Got] = {}
+        self._batches: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
+
+    def bind(self, pulling: Any, filters: str | None) -> None:
+        """It is that of a pull subscription, whose own subject is made up.
+
+        Args:
+            pulling: the pull subscription.
+            filters: the subjects that it was made for, if that was seen.
+        """
+        if not self._bound or filters:
+            consumer = pulling._consumer or ""
+            self._bound = True
+            self._source = (filters or "", "" if _NUID.match(consumer) else consumer)
+
+    def call(self, verb: str, subject: str | None) -> Operation:
+        """A call that pulls messages, and the subject that they have in common."""
+        return self._deliveries(v.PROCESS).call(verb, subject)
+
+    def failing(self) -> Operation:
+        """A call that has failed to get messages, of the subject that all of them have, if there is just one."""
+        subject = self._source[0]
+        return self.call("fetch", subject if subject and not re.search("[*>,]", subject) else None)
+
+    def hand_out(self, message: Any, context: Context, began: Moment) -> None:
+        """The application has asked for one message, and got it."""
+        subject = message.subject
+        semconv = self.telemetry.vocabulary.semconv
+        if semconv and not self._client.is_silent(subject):
+            headers = _fold(message.headers)
+            known = _known(message.data, headers)
+            self.telemetry.receive(self.call("next_msg", subject), known, [headers], context, began)
+        delivery = self._deliveries(v.PROCESS if semconv else v.DELIVER).hand_out(message)
+        if delivery is not None and not delivery.done:
+            self._got[id(message)] = _Got(delivery, weakref.ref(current_task()))
+            self._client.pulled[id(message)] = self
+            _pulled.set(delivery)
+
+    def list(self, messages: list[Any], context: Context, began: Moment) -> list[Any]:
+        """The application has asked for several messages, and got a list, which is replaced."""
+        deliveries = self._deliveries(v.PROCESS)
+        seen = [message for message in messages if not self._is_hidden(deliveries, message.subject)]
+        if not seen:
+            return messages
+        subjects = {message.subject for message in seen}
+        words = _words(seen[0].reply) if seen[0].reply else None
+        facts = (
+            (v.BATCH_COUNT, len(seen)),
+            (v.BATCH_SIZE, sum(len(message.data) for message in seen)),
+            (v.NATS_STREAM, words[0] if words is not None else None),
+            (v.NATS_GROUP, words[1] if words is not None else None),
+        )
+        headers = [_fold(message.headers) for message in seen]
+        call = deliveries.call("fetch", subjects.pop() if len(subjects) == 1 else None)
+        self.telemetry.receive(call, facts, headers, context, began)
+        batch = Batch(messages, deliveries.hand_out)
+        task = current_task()
+        if task is not None:
+            self._batches[task] = batch.held
+        return batch
+
+    def asked(self) -> None:
+        """It is asked for the next message: what it gave to the same task, or to tasks now over, is handled."""
+        if self._got:
+            current = current_task()
+            for key, got in tuple(self._got.items()):
+                task = got.task()
+                if task is None or task is current or task.done():
+                    self._end(key)
+
+    def fetches(self) -> None:
+        """It is asked for the next list: what the same task handles is handled."""
+        task = current_task()
+        held = self._batches.pop(task, None) if task is not None else None
+        if held is not None:
+            held.end()
+
+    def find(self, message: Any) -> Delivery | None:
+        """A message, while it is handled."""
+        got = self._got.get(id(message))
+        return None if got is None else got.delivery
+
+    def settled(self, message: Any) -> None:
+        """The broker was told what became of a message."""
+        self._end(id(message))
+
+    def close(self) -> None:
+        """The subscription is closed, perhaps in another task."""
+        for key in tuple(self._got):
+            self._end(key)
+        for held in tuple(self._batches.values()):
+            held.close()
+        self._batches.clear()
+        self._client.forget(*self._source)
+
+    def _deliveries(self, action: v.Action) -> _Deliveries:
+        return self._client.deliveries(*self._source, action)
+
+    def _is_hidden(self, deliveries: _Deliveries, subject: str) -> bool:
+        return self._client.is_silent(subject) or deliveries.operation(subject).excluded
+
+    def _end(self, key: int) -> None:
+        self._client.pulled.pop(key, None)
+        got = self._got.pop(key, None)
+        if got is not None:
+            got.delivery.end()
+
+
+class _Last:
+    """A settlement after which a pulled message is handled."""
+
+    __slots__ = ("_asked", "_message", "_settlement")
+
+    def __init__(self, settlement: Settlement | None, asked: _Asked, message: Any) -> None:
+        self._settlement = settlement
+        self._asked = asked
+        self._message = message
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It was told, or telling it failed."""
+        if self._settlement is not None:
+            self._settlement.end(error)
+        try:
+            self._asked.settled(self._message)
+        except Exception as failure:
+            report("settling a message that was pulled", failure)
 
 
 class _Iterated:
@@ -245,10 +525,13 @@ class _Iterated:
         self.telemetry = telemetry
         self.shared = Shared()
         subscription = iterator._sub
-        client = keep(subscription._conn, telemetry, _Client)
-        jetstream = subscription._jsi
-        consumer = jetstream._ccreq if jetstream is not None else None
-        self.deliveries = client.deliveries(*_source(subscription._subject, subscription._queue, consumer))
+        self.client = keep(subscription._conn, telemetry, _Client)
+        self.deliveries = self.client.deliveries(*_subscribed(subscription))
+
+    def close(self) -> None:
+        """The subscription is closed, perhaps in another task."""
+        self.shared.close()
+        self.client.forget(*self.deliveries.source)
 
 
 def _known(payload: Any, headers: dict[str, Any] | None) -> v.Facts:
@@ -282,6 +565,25 @@ def _source(subject: str, queue: Any, consumer: Any) -> tuple[str, str]:
         return subject, queue or ""
     filters = consumer.filter_subject or ",".join(getattr(consumer, "filter_subjects", None) or (">",))
     return filters, consumer.deliver_group or consumer.durable_name or ""
+
+
+def _subscribed(subscription: Any) -> tuple[str, str]:
+    """The source of a subscription without a callback."""
+    jetstream = subscription._jsi
+    consumer = jetstream._ccreq if jetstream is not None else None
+    return _source(subscription._subject, subscription._queue, consumer)
+
+
+def _words(reply: str) -> Sequence[str] | None:
+    """The words of a reply subject that tell of a message of JetStream.
+
+    ``$JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<sequence>.<number>.<time>.<pending>[.<token>]``.
+    `Msg.metadata` reads them too, but keeps what it has read in the message, which then equals no other.
+    """
+    words = reply.split(".", _LONG + 1)
+    if len(words) == _SHORT:
+        return words[2:]
+    return words[4:_LONG] if len(words) >= _LONG else None
 
 
 def _is_application(callback: Any) -> bool:
@@ -422,6 +724,84 @@ def _silently(nats: _Nats, method: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def _fetch(nats: _Nats, fetch: Callable[..., Any]) -> Callable[..., Any]:
+    """`PullSubscription.fetch` gives a list of messages. What it does for that inside is the library's own."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not nats.telemetry.enabled or _inherited() is not None:
+            return await fetch(self, *args, **kwargs)
+        began = None
+        try:
+            began = nats.fetches(self)
+        except Exception as error:
+            report("PullSubscription.fetch", error)
+        told = _Told(_NOTHING)
+        try:
+            messages = await fetch(self, *args, **kwargs)
+        except Exception as error:
+            if began is not None:
+                _report_failure(nats, self, error, began)
+            raise
+        finally:
+            told.end()
+        try:
+            return messages if began is None else nats.fetched(self, messages, began)
+        except Exception as error:
+            report("PullSubscription.fetch", error)
+            return messages
+
+    return wrapper
+
+
+def _report_failure(nats: _Nats, pulling: Any, error: BaseException, began: Moment) -> None:
+    try:
+        nats.failed(pulling, error, began)
+    except Exception as failure:
+        report("PullSubscription.fetch", failure)
+
+
+def _pull_subscribe(nats: _Nats, subscribe: Callable[..., Any]) -> Callable[..., Any]:
+    """`JetStreamContext.pull_subscribe` knows the subjects; what it returns does not."""
+
+    async def wrapper(self: Any, subject: Any, *args: Any, **kwargs: Any) -> Any:
+        pulling = await subscribe(self, subject, *args, **kwargs)
+        try:
+            if nats.telemetry.enabled:
+                state = keep(pulling._sub, nats.telemetry, _Asked)
+                state.bind(pulling, _filters(subject, *args, **kwargs))
+        except Exception as error:
+            report("JetStreamContext.pull_subscribe", error)
+        return pulling
+
+    return wrapper
+
+
+def _filters(subject: str, _durable: Any = None, _stream: Any = None, config: Any = None, *_: Any, **__: Any) -> str:
+    return ",".join(getattr(config, "filter_subjects", None) or (subject,))
+
+
+def _next_msg(nats: _Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
+    """`Subscription.next_msg` gives one message, also that of a push consumer. `fetch` calls it too."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not nats.telemetry.enabled or _inherited() is not None:
+            return await advance(self, *args, **kwargs)
+        began = None
+        try:
+            began = nats.asks(self)
+        except Exception as error:
+            report("Subscription.next_msg", error)
+        message = await advance(self, *args, **kwargs)
+        try:
+            if began is not None:
+                nats.got(self, message, began)
+        except Exception as error:
+            report("Subscription.next_msg", error)
+        return message
+
+    return wrapper
+
+
 def _subscribe(nats: _Nats, subscribe: Callable[..., Any]) -> Callable[..., Any]:
     """`Client.subscribe` takes the callback that messages are handled by, JetStream's push consumers' too."""
 
@@ -496,9 +876,9 @@ def _cancel(_nats: _Nats, cancel: Callable[..., Any]) -> Callable[..., Any]:
     """The iterator of a subscription is cancelled when that is closed, drained or unsubscribed."""
 
     def wrapper(self: Any) -> Any:
-        state = find(self)
-        if state is not None:
-            state.shared.close()
+        for state in (find(self), find(self._sub)):
+            if state is not None:
+                state.close()
         return cancel(self)
 
     return wrapper
@@ -531,8 +911,9 @@ class NatsPyInstrumentor(MessagingInstrumentor):
         Patch(*_JETSTREAM, "subscribe_bind", _subscribe_bind),
         Patch(*_MANAGER, "_api_request", _silently),
         Patch(*_MANAGER, "get_msg", _silently),
-        Patch(*_PULL, "_fetch_one", _silently),
-        Patch(*_PULL, "_fetch_n", _silently),
+        Patch(*_JETSTREAM, "pull_subscribe", _pull_subscribe),
+        Patch(*_PULL, "fetch", _fetch),
+        Patch("nats.aio.subscription", "Subscription", "next_msg", _next_msg),
         Patch(*_ITERATOR, "__anext__", _anext),
         Patch(*_ITERATOR, "__aiter__", _aiter),
         Patch(*_ITERATOR, "_cancel", _cancel),

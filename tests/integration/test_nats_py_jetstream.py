@@ -226,7 +226,14 @@ async def acknowledged(jetstream, name):
 
 def also(span):
     """Attributes that are not known beforehand."""
-    names = ("messaging.message.queue_time", "messaging.nats.stream", "messaging.nats.sequence")
+    names = (
+        "messaging.consumer.group.name",
+        "messaging.consumer.lag",
+        "messaging.message.delivery_attempt",
+        "messaging.message.queue_time",
+        "messaging.nats.stream",
+        "messaging.nats.sequence",
+    )
     return {name: span.attributes[name] for name in names if name in span.attributes}
 
 
