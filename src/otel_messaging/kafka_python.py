@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .core import vocabulary as v
+from .core.batch import Batch
 from .core.cache import Cache
 from .core.instrumentor import MessagingInstrumentor
 from .core.patching import Patch
@@ -19,14 +21,15 @@ from .core.rivals import Rival
 from .core.safety import report
 from .core.scope import Held, Loop
 from .core.state import find, keep
-from .core.telemetry import Failure, PublishRequest
+from .core.telemetry import Failure, Moment, PublishRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.context import Context
 
-    from .core.telemetry import Operation, Publication, Telemetry
+    from .core.metrics import Lag
+    from .core.telemetry import Delivery, Operation, Publication, Telemetry
 
 _HEADERS_SINCE = (0, 11)
 _REST = ("partition", "timestamp_ms")  # of the parameters of `send`, those that follow the headers
@@ -234,42 +237,196 @@ class _Sent:
         )
 
 
+class _Source(NamedTuple):
+    """What is the same for all records of a partition."""
+
+    partition: _Partition
+    operation: Operation
+
+
+_Sources = Cache[tuple[str, int], _Source]
+
+
 class _Consumer:
     """What is kept for a consumer."""
 
     def __init__(self, telemetry: Telemetry, consumer: Any) -> None:
         self.held = Held()
         self.telemetry = telemetry
+        self._polled: tuple[Held, ...] = ()
         self._cluster = _Cluster(consumer._client.cluster)
+        self._assignment = consumer._subscription.assignment  # one dictionary, as long as the consumer lives
         config = consumer.config
         self._facts = (*_SYSTEM, (v.CLIENT_ID, config["client_id"]), (v.GROUP, config["group_id"]))
-        self._operations: Cache[tuple[str, int], Operation] = Cache()
-
-    def operation(self, topic: str, partition: int) -> Operation:
-        """What is the same for all records of a partition."""
-        if self._cluster.has_changed():
-            self._operations.clear()
-        operation = self._operations.get((topic, partition))
-        if operation is None:
-            facts = (*self._facts, *self._cluster.facts(topic, partition), (v.KAFKA_PARTITION, partition))
-            operation = self.telemetry.operation(v.DELIVER, "process", v.Destination(topic), facts)
-            self._operations.put((topic, partition), operation)
-        return operation
+        self._looped: _Sources = Cache()
+        self._listed: _Sources = Cache()
+        self._calls: Cache[tuple[str, int | None], Operation] = Cache()
+        self._lags: Cache[_Partition, Lag] = Cache()
 
     def hand_out(self, record: Any, context: Context) -> None:
-        """The application has a record."""
+        """A loop over the consumer has a record."""
+        source = self.looped(record.topic, record.partition)
+        behind = self._behind(source.partition, record)
+        self.held.hold(self._deliver(source, record, behind, context))
+        if source.partition in self._lags:
+            self._lags[source.partition].value = behind
+
+    def ask(self) -> Moment:
+        """The application asks for lists of records. Until there are any, it may still be handling those before."""
+        self.held.end()
+        for held in self._polled:
+            if held.is_left():
+                held.end()
+        return Moment.now()
+
+    def hand_over(self, polled: dict[Any, list[Any]], began: Moment) -> None:
+        """The application has lists of records: those before are handled, in this thread at least.
+
+        Args:
+            polled: the lists. They are replaced.
+            began: when it asked for them.
+        """
+        self._end_current()
+        context = self.telemetry.context()
+        if context is None:
+            return
+        sources = {tp: self.listed(tp.topic, tp.partition) for tp, records in polled.items() if records}
+        seen = [tp for tp, source in sources.items() if not source.operation.excluded]
+        if not seen:
+            return
+        records = [record for tp in seen for record in polled[tp]]
+        facts = (
+            (v.BATCH_COUNT, len(records)),
+            (v.BATCH_SIZE, sum(max(0, record.serialized_value_size) for record in records)),
+        )
+        headers = [_fold(record.headers) for record in records]
+        self.telemetry.receive(self._call(seen), facts, headers, context, began)
+        for tp in seen:
+            if sources[tp].partition in self._lags:
+                self._lags[sources[tp].partition].value = self._behind(sources[tp].partition, polled[tp][-1])
+        batches = {tp: Batch(polled[tp], _handler(self, sources[tp])) for tp in seen}
+        for batch in batches.values():
+            batch.held.entered = self.held.entered
+        self._polled = tuple(batch.held for batch in batches.values())
+        polled.update(batches)
+
+    def fail(self, error: Exception, began: Moment) -> None:
+        """Asking for lists of records has raised an exception."""
+        context = self.telemetry.context()
+        if context is not None:
+            self.telemetry.receive(self._call(list(self._assignment)), (), (), context, began, error)
+
+    def enter(self) -> None:
+        """A ``with`` block around the consumer will show the exceptions of its body."""
+        for held in (self.held, *self._polled):
+            held.entered = True
+
+    def exit(self, error: BaseException | None) -> None:
+        """The ``with`` block has ended, perhaps by an exception."""
+        for held in (self.held, *self._polled):
+            held.exit(error)
+
+    def close(self) -> None:
+        """The consumer was closed or has unsubscribed, perhaps in another thread."""
+        for held in (self.held, *self._polled):
+            held.close()
+        self._lags = Cache()
+        self._forget()
+
+    def forget(self) -> None:
+        """Partitions that now belong to others have no lag here."""
+        if not self._lags.keys() <= self._assignment.keys():
+            self._lags = Cache({key: lag for key, lag in self._lags.items() if key in self._assignment})
+            self._forget()
+
+    def looped(self, topic: str, partition: int) -> _Source:
+        """What is the same for all records of a partition that a loop over the consumer hands out."""
+        if self._cluster.has_changed():
+            self._forget()
+        return self._looped.get((topic, partition)) or self._source(self._looped, v.DELIVER, topic, partition)
+
+    def listed(self, topic: str, partition: int) -> _Source:
+        """What is the same for all records of a partition that come in lists."""
+        if self._cluster.has_changed():
+            self._forget()
+        return self._listed.get((topic, partition)) or self._source(self._listed, v.PROCESS, topic, partition)
+
+    def _forget(self) -> None:
+        self._looped.clear()
+        self._listed.clear()
+        self._calls.clear()
+
+    def _source(self, sources: _Sources, action: v.Action, topic: str, partition: int) -> _Source:
+        key = _Partition(topic, partition)
+        facts = (*self._facts, *self._cluster.facts(topic, partition), (v.KAFKA_PARTITION, partition))
+        operation = self.telemetry.operation(action, "process", v.Destination(topic), facts)
+        source = sources.put(key, _Source(key, operation))
+        if key not in self._lags and not source.operation.excluded:
+            facts = (*_SYSTEM, (v.DESTINATION, topic), self._facts[-1], (v.KAFKA_PARTITION, partition))
+            lag = self.telemetry.lag(facts)
+            if lag is not None:
+                self._lags.put(key, lag)
+        return source
+
+    def _call(self, partitions: list[Any]) -> Operation:
+        """A call about partitions. What they have in common is told of it."""
+        topics = {partition.topic for partition in partitions}
+        topic = topics.pop() if len(topics) == 1 else ""
+        partition = partitions[0].partition if len(partitions) == 1 else None
+        call = self._calls.get((topic, partition))
+        if call is None:
+            facts = (*self._facts, *self._cluster.facts(topic, partition), (v.KAFKA_PARTITION, partition))
+            call = self.telemetry.operation(v.RECEIVE, "poll", v.Destination(topic), facts)
+            self._calls.put((topic, partition), call)
+        return call
+
+    def _deliver(self, source: _Source, record: Any, behind: int | None, context: Context) -> Delivery | None:
         size = record.serialized_value_size
+        stamp = record.timestamp
         facts = (
             (v.KAFKA_OFFSET, record.offset),
             (v.KAFKA_KEY, _key(record.key)),
             (v.BODY_SIZE, size if size >= 0 else None),
             (v.KAFKA_TOMBSTONE, True if size < 0 else None),  # the value itself is what a deserializer made of it
+            (v.LAG, behind),
         )
-        operation = self.operation(record.topic, record.partition)
-        delivery = self.telemetry.deliver(operation, facts, _fold(record.headers), None, context)
-        self.held.hold(delivery)
+        waited = time.time() - stamp / 1000 if stamp is not None and stamp >= 0 else None
+        delivery = self.telemetry.deliver(source.operation, facts, _fold(record.headers), None, context, waited)
         if delivery is not None:
             self.telemetry.tell_consume_hook(delivery, record)
+        return delivery
+
+    def _behind(self, partition: _Partition, record: Any) -> int | None:
+        """How many records were behind one when the broker was last heard of. Nobody is asked for it."""
+        if not self.telemetry.settings.lag:
+            return None
+        state = self._assignment.get(partition)
+        end = state.highwater if state is not None else None
+        return max(0, end - record.offset - 1) if end is not None and end >= 0 else None
+
+    def _end_current(self) -> None:
+        """The record that is handled in this thread is handled. Other threads have lists of their own."""
+        context = self.telemetry.context()
+        current = self.telemetry.current_delivery(context) if context is not None else None
+        for held in self._polled:
+            if current is not None and held.delivery is current:
+                held.end()
+
+
+def _handler(consumer: _Consumer, source: _Source) -> Callable[[Any], Delivery | None]:
+    """What begins to handle one record of a list."""
+
+    def begin(record: Any) -> Delivery | None:
+        try:
+            context = consumer.telemetry.context()
+            if context is None:
+                return None
+            return consumer._deliver(source, record, consumer._behind(source.partition, record), context)
+        except Exception as error:
+            report("looping over records", error)
+            return None
+
+    return begin
 
 
 def _key(key: Any) -> str | None:
@@ -441,6 +598,49 @@ def _iter(kafka: _Kafka, iterate: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def _poll(kafka: _Kafka, poll: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.poll` hands out records by lists. `__next__` calls it too, by an argument that is its own."""
+    telemetry = kafka.telemetry
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        began = None
+        try:
+            if _is_asked_by_iterator(*args, **kwargs):
+                state = find(self)
+                if state is not None:
+                    state.forget()
+            elif telemetry.context() is not None:
+                state = kafka.consumer(self)
+                state.forget()
+                began = state.ask()
+        except Exception as error:
+            report("KafkaConsumer.poll", error)
+        try:
+            polled = poll(self, *args, **kwargs)
+        except Exception as error:
+            if began is not None:
+                _guard(kafka.consumer(self).fail, error, began)
+            raise
+        if polled and began is not None:
+            _guard(kafka.consumer(self).hand_over, polled, began)
+        return polled
+
+    return wrapper
+
+
+def _is_asked_by_iterator(
+    _timeout_ms: Any = 0, _max_records: Any = None, update_offsets: Any = True, **_named: Any
+) -> bool:
+    return not update_offsets
+
+
+def _guard(tell: Callable[..., None], *args: Any) -> None:
+    try:
+        tell(*args)
+    except Exception as error:
+        report("KafkaConsumer.poll", error)
+
+
 def _enter(kafka: _Kafka, enter: Callable[..., Any]) -> Callable[..., Any]:
     """`KafkaConsumer.__enter__`, since 3.0: its block will show the exceptions that leave a loop in it."""
 
@@ -448,7 +648,7 @@ def _enter(kafka: _Kafka, enter: Callable[..., Any]) -> Callable[..., Any]:
         entered = enter(self)
         try:
             if kafka.telemetry.enabled:
-                kafka.consumer(self).held.entered = True
+                kafka.consumer(self).enter()
         except Exception as error:
             report("KafkaConsumer.__enter__", error)
         return entered
@@ -462,19 +662,19 @@ def _exit(_kafka: _Kafka, leave: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, kind: Any, error: Any, trace: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.held.exit(error)
+            state.exit(error)
         return leave(self, kind, error, trace)
 
     return wrapper
 
 
 def _close_consumer(_kafka: _Kafka, close: Callable[..., Any]) -> Callable[..., Any]:
-    """`KafkaConsumer.close` ends the handling of the last record, which may be in another thread."""
+    """`KafkaConsumer.close` and `unsubscribe` end the handling of records, which may be in another thread."""
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.held.close()
+            state.close()
         return close(self, *args, **kwargs)
 
     return wrapper
@@ -497,8 +697,10 @@ class KafkaPythonInstrumentor(MessagingInstrumentor):
         Patch(*_PRODUCER, "close", _close_producer),
         Patch(*_CONSUMER, "__next__", _next),
         Patch(*_CONSUMER, "__iter__", _iter),
+        Patch(*_CONSUMER, "poll", _poll),
         Patch(*_CONSUMER, "__enter__", _enter, since="3.0"),
         Patch(*_CONSUMER, "__exit__", _exit, since="3.0"),
+        Patch(*_CONSUMER, "unsubscribe", _close_consumer),
         Patch(*_CONSUMER, "close", _close_consumer),
     )
     rivals = (

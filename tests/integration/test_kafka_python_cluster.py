@@ -57,7 +57,8 @@ def producer(cluster, telemetry):
 @pytest.fixture
 def consumer(cluster, telemetry):
     config = {"client_id": "c", "group_id": "g"}
-    return _Consumer(telemetry, SimpleNamespace(config=config, _client=SimpleNamespace(cluster=cluster)))
+    client, subscription = SimpleNamespace(cluster=cluster), SimpleNamespace(assignment={})
+    return _Consumer(telemetry, SimpleNamespace(config=config, _client=client, _subscription=subscription))
 
 
 def server(attributes):
@@ -65,12 +66,12 @@ def server(attributes):
 
 
 def test_a_consumed_record_names_the_bootstrap_broker_until_its_leader_is_known(consumer, cluster):
-    assert server(consumer.operation("t", 0).attributes) == ("bootstrap", 1)
+    assert server(consumer.looped("t", 0).operation.attributes) == ("bootstrap", 1)
     cluster.refresh({("t", 0): 7, ("t", 1): -1})
-    assert server(consumer.operation("t", 0).attributes) == ("broker-7", 9092)
-    assert server(consumer.operation("t", 1).attributes) == ("bootstrap", 1)  # no leader at the moment
+    assert server(consumer.looped("t", 0).operation.attributes) == ("broker-7", 9092)
+    assert server(consumer.looped("t", 1).operation.attributes) == ("bootstrap", 1)  # no leader at the moment
     cluster.refresh({("t", 0): 8})
-    assert server(consumer.operation("t", 0).attributes) == ("broker-8", 9092)
+    assert server(consumer.looped("t", 0).operation.attributes) == ("broker-8", 9092)
 
 
 def test_a_published_record_starts_with_the_bootstrap_broker_and_learns_its_leader(producer, cluster):
@@ -86,16 +87,15 @@ def test_what_is_remembered_is_bounded(producer, consumer, cluster):
     for number in range(5_000):
         producer.operation(f"t{number}")
         producer.leader(f"t{number}", 0)
-        consumer.operation(f"t{number}", 0)
-    for state in (producer, consumer):
-        assert 0 < len(state._operations) <= cache.LIMIT
-        assert 0 < len(state._cluster._leaders) <= cache.LIMIT
-    assert server(consumer.operation("t42", 0).attributes) == ("broker-42", 9092)
+        consumer.looped(f"t{number}", 0)
+    for kept in (producer._operations, producer._cluster._leaders, consumer._looped, consumer._cluster._leaders):
+        assert 0 < len(kept) <= cache.LIMIT
+    assert server(consumer.looped("t42", 0).operation.attributes) == ("broker-42", 9092)
 
 
 def test_a_cluster_that_was_never_reached_has_no_server(cluster, consumer):
     cluster._bootstrap_brokers = {}
-    assert "server.address" not in consumer.operation("t", 0).attributes
+    assert "server.address" not in consumer.looped("t", 0).operation.attributes
 
 
 def test_several_ways_to_name_the_bootstrap_servers(application, recorder):

@@ -424,7 +424,7 @@ def test_a_consumer_without_group_says_nothing_of_one(application, recorder):
     leave_by_break(application.consumer(group_id=None))
     (span,) = received(application, recorder, 1)
     host, _, port = application.address.rpartition(":")
-    assert dict(span.attributes) == {
+    assert {name: value for name, value in span.attributes.items() if name != "messaging.message.queue_time"} == {
         "messaging.system": "kafka",
         "messaging.operation": "receive",
         "messaging.destination.name": application.topic,
@@ -432,6 +432,7 @@ def test_a_consumer_without_group_says_nothing_of_one(application, recorder):
         "messaging.message.payload_size_bytes": 1,
         "messaging.kafka.destination.partition": 0,
         "messaging.kafka.message.offset": 0,
+        "messaging.consumer.lag": 0,
         "server.address": host,
         "server.port": int(port),
     }

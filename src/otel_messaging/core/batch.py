@@ -23,7 +23,7 @@ class Batch(list[Any]):
 
     A ``for`` loop or a comprehension over it, also through ``enumerate``, ``chain`` or a generator, handles each
     message while its body runs. What takes the list at once (``list``, ``sorted``, a pool's ``map``) handles nothing.
-    No message is handled twice.
+    No message is handled twice, and none while another loop over the same list is in its body.
 
     Args:
         messages: what the library has returned.
@@ -36,7 +36,7 @@ class Batch(list[Any]):
         super().__init__(messages)
         self.held = Held()
         self._begin = begin
-        self._begun: set[int] = set()
+        self._begun: dict[int, object] = {}
 
     def __iter__(self) -> Iterator[Any]:
         return _BatchLoop(self, super().__iter__())
@@ -46,8 +46,8 @@ class Batch(list[Any]):
 
     def begin(self, message: Any) -> None:
         """The application has a message of the batch, perhaps not for the first time."""
-        if id(message) not in self._begun:
-            self._begun.add(id(message))
+        mark = object()
+        if self._begun.setdefault(id(message), mark) is mark:  # atomic: two threads may loop over one list
             self.held.hold(self._begin(message))
 
 
@@ -68,12 +68,10 @@ class _BatchLoop:
         return self
 
     def __next__(self) -> Any:
-        held = self._batch.held
-        held.end()
+        handles = self._batch.held.ask(self._token)
         message = next(self._plain)
         try:
-            if self._is_asked_by_loop(sys._getframe(1)):
-                held.asker = self._token
+            if handles and self._is_asked_by_loop(sys._getframe(1)):
                 self._batch.begin(message)
         except Exception as error:
             safety.report("looping over a batch", error)

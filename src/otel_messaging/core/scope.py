@@ -61,8 +61,27 @@ class Held:
             return
         if self.entered and not self.delivery.done:
             self.delivery.leave(where)
+            self._owner = None
         else:
             self.end()
+
+    def ask(self, owner: object) -> bool:
+        """A loop asks for a message, and has handled the one before.
+
+        Returns:
+            Whether it is to hold the next one: not while another loop is in its body.
+        """
+        delivery = self.delivery
+        if delivery is not None:
+            if self._owner is not owner and self._owner is not None and not delivery.done:
+                return False
+            self.end()
+        self.asker = owner
+        return True
+
+    def is_left(self) -> bool:
+        """Whether the message's loop was left, and nothing but the end of its span is to come."""
+        return self.delivery is not None and self._owner is None
 
 
 class _Loop:

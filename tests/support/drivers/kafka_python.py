@@ -19,7 +19,15 @@ class KafkaPythonDriver(Driver):
     verb = "send"
     callbacks = False
     funnel = ("kafka.producer.kafka", "KafkaProducer", "send")
-    varying = frozenset({"messaging.kafka.message.offset", "messaging.kafka.offset", "messaging.kafka.cluster.id"})
+    varying = frozenset(
+        {
+            "messaging.kafka.message.offset",
+            "messaging.kafka.offset",
+            "messaging.kafka.cluster.id",
+            "messaging.message.queue_time",
+            "messaging.consumer.lag",
+        }
+    )
 
     async def open(self):
         from kafka import KafkaProducer
@@ -165,7 +173,8 @@ class KafkaPythonDriver(Driver):
         guide, semconv = {"messaging.kafka.message.offset": "int"}, {"messaging.kafka.offset": "int"}
         if self.cluster_id() is not None:
             semconv["messaging.kafka.cluster.id"] = "str"
-        return both(vocabulary, guide, semconv)
+        ours = {"messaging.message.queue_time": "float", "messaging.consumer.lag": "int"}
+        return {**both(vocabulary, guide, semconv), **ours}
 
     def cluster_id(self):
         """The cluster's id, which clients know since 3.0."""

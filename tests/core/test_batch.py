@@ -1,0 +1,239 @@
+"""Lists of messages: who opens a span for each by taking them, and that they are lists in all else."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import json
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
+
+import pytest
+
+from otel_messaging.core.batch import Batch
+
+
+class Handling:
+    """Stands for a message being handled."""
+
+    def __init__(self, message, log):
+        self.message, self.log, self.done = message, log, False
+
+    def end(self, error=None):
+        if not self.done:
+            self.done = True
+            self.log.append(f"end {self.message}")
+
+    def concerns(self, error):
+        return error is not None
+
+    def leave(self, where):
+        self.log.append(f"leave {self.message}")
+
+
+@pytest.fixture
+def log():
+    return []
+
+
+@pytest.fixture
+def batch(log):
+    def begin(message):
+        log.append(f"begin {message}")
+        return Handling(message, log)
+
+    return Batch(["a", "b", "c"], begin)
+
+
+ALL = ["begin a", "end a", "begin b", "end b", "begin c", "end c"]
+
+
+def generator(batch):
+    yield from batch
+
+
+LOOPS = {
+    "for": lambda batch: batch,
+    "enumerate": enumerate,
+    "chain": lambda batch: itertools.chain(batch, []),
+    "chain.from_iterable": lambda batch: itertools.chain.from_iterable([batch]),
+    "yield from": generator,
+    "a generator expression": lambda batch: (message for message in batch),
+    "map": lambda batch: map(str, batch),
+    "zip": lambda batch: zip(itertools.count(), batch, strict=False),
+    "islice": lambda batch: itertools.islice(batch, 3),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_handles_each_message_in_its_turn(batch, log, loop):
+    for _ in LOOPS[loop](batch):
+        log.append("body")
+    assert [entry for entry in log if entry != "body"] == ALL
+    assert log[:4] == ["begin a", "body", "end a", "begin b"]
+
+
+def test_a_comprehension_handles_each_message(batch, log):
+    assert [message.upper() for message in batch] == ["A", "B", "C"]
+    assert log == ALL
+
+
+TAKEN_AT_ONCE = {
+    "list": list,
+    "tuple": tuple,
+    "sorted": sorted,
+    "reversed": lambda batch: list(reversed(batch)),
+    "star": lambda batch: [*batch],
+    "slice": lambda batch: batch[:],
+    "sum of lists": lambda batch: list(batch) + [],
+    "extend": lambda batch: [].extend(batch),
+    "list of chain": lambda batch: list(itertools.chain(batch)),
+    "in": lambda batch: "b" in batch,
+    "index": lambda batch: batch.index("b"),
+    "subscript": lambda batch: (batch[0], batch[-1]),
+    "max": max,
+    "join": ",".join,
+    "next": lambda batch: next(iter(batch)),
+    "json": json.dumps,
+}
+
+
+@pytest.mark.parametrize("take", TAKEN_AT_ONCE)
+def test_what_takes_all_at_once_handles_nothing(batch, log, take):
+    TAKEN_AT_ONCE[take](batch)
+    assert log == []
+
+
+def test_unpacking_handles_nothing(batch, log):
+    first, second, third = batch
+    assert [first, second, third] == ["a", "b", "c"]
+    assert log == []
+
+
+def test_a_process_pool_s_map_handles_nothing(batch, log):
+    with ThreadPool(2) as pool:  # takes lists as the pool of processes does
+        assert pool.map(str.upper, batch) == ["A", "B", "C"]
+    assert log == []
+
+
+def test_an_executor_s_map_handles_each_message_while_it_is_submitted(batch, log):
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(str.upper, batch)) == ["A", "B", "C"]
+    assert log == ALL
+
+
+def test_no_message_is_handled_twice(batch, log):
+    for _ in range(2):
+        for _ in batch:
+            pass
+    assert log == ALL
+
+
+def test_a_loop_that_was_left_is_taken_up_by_the_next(batch, log):
+    for _ in batch:
+        break
+    assert log == ["begin a", "end a"]
+    for _ in batch:
+        pass
+    assert log == ALL
+
+
+def test_an_exception_ends_the_handling(batch, log):
+    with contextlib.suppress(ZeroDivisionError):
+        for _ in batch:
+            raise ZeroDivisionError
+    assert log == ["begin a", "end a"]
+
+
+def test_a_loop_inside_the_body_leaves_the_message_alone(batch, log):
+    for message in batch:
+        log.append("look")
+        assert any(other == message for other in batch)
+        log.append("seen")
+    assert log[:4] == ["begin a", "look", "seen", "end a"]
+    assert [entry for entry in log if entry not in ("look", "seen")] == ALL
+
+
+def test_a_suspended_generator_lets_go_when_it_is_closed(batch, log):
+    messages = generator(batch)
+    next(messages)
+    messages.close()
+    assert log == ["begin a", "end a"]
+
+
+def test_a_loop_inside_a_with_block_waits_for_the_block_to_end(batch, log):
+    batch.held.entered = True
+    for _ in batch:
+        break
+    assert log == ["begin a", "leave a"]
+    batch.held.exit(None)
+    assert log == ["begin a", "leave a", "end a"]
+
+
+def test_a_loop_inside_a_with_block_is_taken_up_by_the_next(batch, log):
+    batch.held.entered = True
+    for _ in batch:
+        break
+    for _ in batch:
+        pass
+    assert log == ["begin a", "leave a", *ALL[1:]]
+
+
+def test_threads_that_share_a_list_handle_no_message_twice(log):
+    begun = []
+
+    def begin(message):
+        begun.append(message)
+        return Handling(message, log)
+
+    batch = Batch([f"{number}" for number in range(2000)], begin)
+    start = threading.Barrier(4)
+
+    def loop():
+        start.wait()
+        for _ in batch:
+            pass
+
+    threads = [threading.Thread(target=loop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(begun) == len(set(begun))
+    assert len(log) == len(begun)
+    assert batch.held.delivery is None
+
+
+COPIES = {
+    "pickle": lambda batch: pickle.loads(pickle.dumps(batch)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "slice": lambda batch: batch[:],
+    "list.copy": lambda batch: batch.copy(),
+    "plus": lambda batch: batch + [],
+}
+
+
+@pytest.mark.parametrize("made", COPIES)
+def test_a_copy_is_a_plain_list(batch, made):
+    found = COPIES[made](batch)
+    assert type(found) is list
+    assert found == ["a", "b", "c"]
+
+
+def test_its_pickle_is_that_of_a_plain_list(batch):
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert b"otel" not in pickle.dumps(batch, protocol)
+
+
+def test_it_is_a_list(batch):
+    assert isinstance(batch, list)
+    assert batch == ["a", "b", "c"]
+    assert repr(batch) == repr(["a", "b", "c"])
+    assert len(batch) == 3
+    batch.sort(reverse=True)
+    batch.append("d")
+    assert batch == ["c", "b", "a", "d"]

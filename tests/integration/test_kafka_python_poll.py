@@ -1,0 +1,451 @@
+"""`KafkaConsumer.poll`: one span for the call, then one for each record as the lists are looped over."""
+
+# ruff: noqa: F811 (fixtures)
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import pickle
+import threading
+import time
+
+import pytest
+from opentelemetry import trace
+
+from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401
+from tests.support.recorder import shape, span_id
+
+pytestmark = QUIET
+PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+PARENT_ID = 0xB7AD6B7169203331
+OFFSET = "messaging.kafka.message.offset"
+
+
+def current():
+    return trace.get_current_span()
+
+
+def nothing_is_current():
+    return current() is trace.INVALID_SPAN
+
+
+def polled(consumer, count, **options):
+    """What `poll` returns, once it returns this many records at once."""
+    end = time.monotonic() + 10
+    while True:
+        found = consumer.poll(timeout_ms=300, **options)
+        if found:
+            assert sum(len(records) for records in found.values()) == count
+            return found
+        assert time.monotonic() < end, "no records"
+
+
+def only(found):
+    (records,) = found.values()
+    return records
+
+
+def offsets(spans):
+    return [span.attributes[OFFSET] for span in spans]
+
+
+def processed(application, recorder, count):
+    return recorder.spans(f"process {application.topic}", count=count)
+
+
+def common(application, guide=True):
+    host, _, port = application.address.rpartition(":")
+    return {
+        "messaging.system": "kafka",
+        "messaging.destination.name": application.topic,
+        "messaging.client.id": "receiver",
+        "server.address": host,
+        "server.port": int(port),
+    }
+
+
+def test_poll_is_one_span_with_links_and_counts(application, recorder):
+    application.fill(b"abc", headers=[("traceparent", PARENT)])
+    application.fill(b"de")
+    polled(application.consumer(), 2)
+    assert shape(recorder.span(f"receive {application.topic}")) == {
+        "name": f"receive {application.topic}",
+        "kind": "CONSUMER",
+        "parent": None,
+        "links": [PARENT_ID],
+        "status": ("OK", None),
+        "attributes": {
+            **common(application),
+            "messaging.operation": "receive",
+            "messaging.kafka.consumer.group": "readers",
+            "messaging.kafka.destination.partition": 0,
+            "messaging.batch.message_count": 2,
+            "messaging.batch.total_size_bytes": 5,
+        },
+        "events": [],
+    }
+    assert len(recorder.spans()) == 1
+
+
+def test_a_loop_over_a_list_is_one_span_for_each_record(application, recorder):
+    application.fill(b"abc", key=b"k", headers=[("traceparent", PARENT)])
+    for record in only(polled(application.consumer(), 1)):
+        assert record.value == b"abc"
+        inside = span_id(current())
+    span = recorder.span(f"process {application.topic}")
+    found = shape(span)
+    assert found["attributes"].pop("messaging.message.queue_time") >= 0
+    assert found == {
+        "name": f"process {application.topic}",
+        "kind": "CONSUMER",
+        "parent": PARENT_ID,
+        "links": [],
+        "status": ("OK", None),
+        "attributes": {
+            **common(application),
+            "messaging.operation": "process",
+            "messaging.kafka.consumer.group": "readers",
+            "messaging.kafka.destination.partition": 0,
+            "messaging.kafka.message.offset": 0,
+            "messaging.kafka.message.key": "k",
+            "messaging.message.payload_size_bytes": 3,
+            "messaging.consumer.lag": 0,
+        },
+        "events": [],
+    }
+    assert inside == span_id(span)
+    assert nothing_is_current()
+
+
+def test_the_conventions_call_it_poll(plain, recorder, monkeypatch):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging")
+    plain.instrument()
+    plain.fill(b"abc", headers=[("traceparent", PARENT)])
+    for _ in only(polled(plain.consumer(), 1)):
+        pass
+    call = shape(recorder.span(f"poll {plain.topic}"))
+    call["attributes"].pop("messaging.kafka.cluster.id", None)
+    assert call == {
+        "name": f"poll {plain.topic}",
+        "kind": "CLIENT",
+        "parent": None,
+        "links": [PARENT_ID],
+        "status": ("UNSET", None),
+        "attributes": {
+            **common(plain),
+            "messaging.operation.name": "poll",
+            "messaging.operation.type": "receive",
+            "messaging.consumer.group.name": "readers",
+            "messaging.destination.partition.id": "0",
+            "messaging.batch.message_count": 1,
+        },
+        "events": [],
+    }
+    assert shape(recorder.span(f"process {plain.topic}"))["links"] == [PARENT_ID]
+
+
+def test_the_span_of_poll_begins_before_the_call(application, recorder):
+    consumer = application.consumer()
+    consumer.poll(timeout_ms=100)
+    timer = threading.Timer(0.5, application.fill, (b"a",))
+    before = time.time_ns()
+    timer.start()
+    while not consumer.poll(timeout_ms=5_000):
+        pass
+    timer.join()
+    span = recorder.span(f"receive {application.topic}")
+    assert span.end_time - span.start_time > 300_000_000
+    assert span.start_time >= before
+
+
+def test_an_empty_poll_makes_nothing(application, recorder):
+    consumer = application.consumer()
+    assert consumer.poll(timeout_ms=200) == {}
+    consumer.close()
+    assert recorder.spans() == []
+
+
+def test_an_error_of_poll_is_recorded(application, recorder):
+    consumer = application.consumer()
+    consumer.close()
+    with pytest.raises((AssertionError, Exception)) as caught:
+        consumer.poll(timeout_ms=100)
+    (span,) = recorder.spans()
+    assert span.name.split(" ")[0] == "receive"
+    assert span.status.status_code is trace.StatusCode.ERROR
+    assert span.attributes["error.type"].rpartition(".")[2] == type(caught.value).__name__
+    assert [event.name for event in span.events] == ["exception"]
+
+
+def test_records_of_several_topics_have_a_call_without_destination(application, recorder):
+    from kafka import TopicPartition
+
+    consumer = application.consumer()
+    other = f"{application.topic}-b"
+    application.fill(b"a")
+    topic, application.topic = application.topic, other
+    application.fill(b"bc")
+    consumer.assign([TopicPartition(topic, 0), TopicPartition(other, 0)])
+    consumer.seek_to_beginning()
+    end, seen = time.monotonic() + 10, {}
+    while len(seen) < 2 and time.monotonic() < end:
+        for tp, records in consumer.poll(timeout_ms=300).items():
+            seen[tp.topic] = [(record.value, current().name) for record in records]
+    assert seen == {topic: [(b"a", f"process {topic}")], other: [(b"bc", f"process {other}")]}
+    calls = [span for span in recorder.spans() if span.name.startswith("receive")]
+    for span in calls:
+        both = span.attributes["messaging.batch.message_count"] == 2
+        assert ("messaging.destination.name" in span.attributes) is not both
+        assert (span.name == "receive") is both
+
+
+def test_an_excluded_topic_makes_nothing_and_stays_a_plain_list(plain, recorder):
+    plain.instrument(excluded_destinations=[plain.topic])
+    plain.fill(b"a")
+    records = only(polled(plain.consumer(), 1))
+    assert type(records) is list
+    assert recorder.spans() == []
+
+
+# What poll returns
+
+
+def test_poll_returns_the_same_dictionary_of_lists_of_records(application):
+    from kafka import TopicPartition
+    from kafka.consumer.fetcher import ConsumerRecord
+
+    application.fill(b"a", b"b")
+    found = polled(application.consumer(), 2)
+    assert type(found) is dict
+    assert list(found) == [TopicPartition(application.topic, 0)]
+    records = only(found)
+    assert isinstance(records, list)
+    assert [type(record) for record in list(records)] == [ConsumerRecord, ConsumerRecord]
+    assert sorted(records, key=lambda record: -record.offset) == records[::-1]
+    assert type(pickle.loads(pickle.dumps(found))[TopicPartition(application.topic, 0)]) is list
+
+
+def test_what_takes_all_at_once_makes_no_span(application, recorder):
+    application.fill(b"a", b"b")
+    found = polled(application.consumer(), 2)
+    records = list(itertools.chain(*found.values()))
+    assert records[1].value == b"b"
+    assert only(found)[0].value == b"a"
+    for _ in records:
+        assert nothing_is_current()
+    assert processed(application, recorder, 0) == []
+
+
+def test_a_chain_that_is_looped_over_makes_a_span_for_each_record(application, recorder):
+    application.fill(b"a", b"b")
+    found = polled(application.consumer(), 2)
+    for record in itertools.chain.from_iterable(found.values()):
+        assert current().attributes[OFFSET] == record.offset
+    assert offsets(processed(application, recorder, 2)) == [0, 1]
+    assert nothing_is_current()
+
+
+def test_a_second_loop_makes_no_second_span(application, recorder):
+    application.fill(b"a", b"b")
+    records = only(polled(application.consumer(), 2))
+    for _ in range(2):
+        for _ in records:
+            pass
+    processed(application, recorder, 2)
+
+
+def leave_by_break(records):
+    for _ in records:
+        break
+
+
+def leave_by_return(records):
+    for _ in records:
+        return
+
+
+def leave_by_exception(records):
+    with contextlib.suppress(ZeroDivisionError):
+        for _ in records:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("leave", [leave_by_break, leave_by_return, leave_by_exception])
+def test_a_loop_that_is_left_ends_the_handling_at_once(application, recorder, leave):
+    application.fill(b"a", b"b")
+    leave(only(polled(application.consumer(), 2)))
+    assert offsets(processed(application, recorder, 1)) == [0]
+    assert nothing_is_current()
+
+
+@pytest.mark.skipif(VERSION < (3,), reason="a KafkaConsumer is no context manager before 3.0")
+def test_with_records_the_exception_that_leaves_the_loop(application, recorder):
+    application.fill(b"a")
+    with contextlib.suppress(ZeroDivisionError), application.consumer() as consumer:
+        for _ in only(polled(consumer, 1)):
+            raise ZeroDivisionError("boom")
+    span = recorder.span(f"process {application.topic}")
+    assert shape(span)["status"] == ("ERROR", "boom")
+
+
+# Until when
+
+
+def messages(consumer, count):
+    """A generator that the test may leave suspended."""
+    for records in polled(consumer, count).values():
+        yield from records
+
+
+def suspend(generator):
+    for record in generator:
+        return record
+    return None
+
+
+def test_the_next_records_end_what_a_suspended_loop_has(application, recorder):
+    application.fill(b"a")
+    consumer = application.consumer()
+    generator = messages(consumer, 1)
+    suspend(generator)
+    assert not nothing_is_current()
+    consumer.poll(timeout_ms=100)
+    assert not nothing_is_current()  # nothing came: the application may be in its loop, and ask to stay in its group
+    application.fill(b"b")
+    polled(consumer, 1)
+    assert offsets(processed(application, recorder, 1)) == [0]
+    assert nothing_is_current()
+    generator.close()
+
+
+@pytest.mark.parametrize("method", ["close", "unsubscribe"])
+def test_closing_ends_what_a_suspended_loop_has(application, recorder, method):
+    application.fill(b"a")
+    consumer = application.consumer()
+    generator = messages(consumer, 1)
+    suspend(generator)
+    getattr(consumer, method)()
+    processed(application, recorder, 1)
+    assert nothing_is_current()
+    generator.close()
+
+
+def test_a_poll_in_the_body_that_keeps_the_group_leaves_the_record_alone(application, recorder):
+    application.fill(b"a", b"b")
+    consumer = application.consumer()
+    found = polled(consumer, 2)
+    consumer.pause(*found)
+    for _ in only(found):
+        before = current()
+        assert consumer.poll(timeout_ms=0) == {}
+        assert current() is before
+    assert offsets(processed(application, recorder, 2)) == [0, 1]
+
+
+def test_threads_that_loop_keep_their_records_when_there_are_more(application, recorder):
+    application.fill(b"a")
+    consumer = application.consumer()
+    records = only(polled(consumer, 1))
+    inside, go, seen = threading.Event(), threading.Event(), []
+
+    def work():
+        for _ in records:
+            inside.set()
+            go.wait(10)
+            seen.append((current().is_recording(), span_id(current())))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait(10)
+    application.fill(b"b")
+    polled(consumer, 1)
+    go.set()
+    thread.join()
+    (span,) = processed(application, recorder, 1)
+    assert seen == [(True, span_id(span))]
+
+
+# Iteration uses poll inside
+
+
+def test_the_iterator_s_own_poll_is_not_seen(application, recorder):
+    application.fill(b"a", b"b", b"c")
+    consumer = application.consumer()
+    assert [next(consumer).offset for _ in range(3)] == [0, 1, 2]
+    consumer.close()
+    spans = recorder.spans()
+    assert [span.name for span in spans] == [f"receive {application.topic}"] * 3
+    assert all("messaging.batch.message_count" not in span.attributes for span in spans)
+
+
+def test_pausing_and_seeking_in_a_loop_count_each_delivery_once(application, recorder):
+    from kafka import TopicPartition
+
+    application.fill(b"a", b"b", b"c")
+    consumer = application.consumer()
+    partition, seen = TopicPartition(application.topic, 0), []
+    for record in consumer:
+        seen.append(record.offset)
+        if seen == [0]:
+            consumer.pause(partition)
+            consumer.resume(partition)
+        if seen == [0, 1]:
+            consumer.seek(partition, 0)
+        if len(seen) == 5:
+            break
+    assert seen == [0, 1, 0, 1, 2]
+    assert offsets(recorder.spans(count=5)) == seen
+
+
+def test_a_subclass_that_overrides_poll_is_counted_once(application, recorder):
+    from kafka import KafkaConsumer, TopicPartition
+
+    class Logging(KafkaConsumer):
+        def poll(self, timeout_ms=0, max_records=None, update_offsets=True):
+            return super().poll(timeout_ms, max_records, update_offsets)
+
+    application.fill(b"a", b"b")
+    options = {"bootstrap_servers": application.address, "auto_offset_reset": "earliest", "enable_auto_commit": False}
+    for use in (lambda consumer: [next(consumer), next(consumer)], lambda consumer: polled(consumer, 2)):
+        consumer = Logging(**options)
+        consumer.assign([TopicPartition(application.topic, 0)])
+        use(consumer)
+        consumer.close()
+    counts = [span.attributes.get("messaging.batch.message_count") for span in recorder.spans(count=3)]
+    assert counts == [None, None, 2]
+
+
+# Metrics, and what stays
+
+
+def test_each_polled_record_is_counted_once(application, recorder):
+    application.fill(b"a", b"b")
+    for _ in only(polled(application.consumer(), 2)):
+        pass
+    metrics = recorder.metrics()
+    labels = {
+        "messaging.system": "kafka",
+        "messaging.destination.name": application.topic,
+        "messaging.kafka.consumer.group": "readers",
+    }
+    assert metrics["messaging.messages.consumed"] == [(labels, 2)]
+    assert metrics["messaging.processing.duration"] == [(labels, 2)]
+
+
+def test_five_thousand_records_leave_nothing_behind(application, recorder):
+    application.fill(*[b"v"] * 5_000)
+    consumer = application.consumer(max_poll_records=100)
+    sizes, seen = [], 0
+    while seen < 5_000:
+        for records in consumer.poll(timeout_ms=500).values():
+            for _ in records:
+                seen += 1
+        if seen in (2_500, 5_000):
+            recorder.exporter.clear()
+            gc.collect()
+            sizes.append(len(gc.get_objects()))
+    assert seen == 5_000
+    assert sizes[-1] - sizes[0] < 500
+    assert nothing_is_current()
