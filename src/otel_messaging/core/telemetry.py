@@ -395,7 +395,7 @@ class Telemetry:
             around: Any = context.get(_SPAN)
             return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         attributes = operation.attributes.copy()
-        keys = self._keys
+        keys = self._keys  # what follows is Vocabulary.write, without the cost of a call per message
         for fact, value in facts:
             if value is not None:
                 for key, convert in keys[fact]:
@@ -442,7 +442,7 @@ class Telemetry:
         if self._global and _is_idle():
             return self._pass_on(headers, message, context)
         attributes = operation.attributes.copy()
-        keys = self._keys
+        keys = self._keys  # what follows is Vocabulary.write, without the cost of a call per message
         for fact, value in facts:
             if value is not None:
                 for key, convert in keys[fact]:
