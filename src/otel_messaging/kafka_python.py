@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from .core.metrics import Lag
-    from .core.telemetry import Delivery, Operation, Publication, Telemetry
+    from .core.telemetry import Delivery, Operation, Publication, Settlement, Telemetry
 
 _HEADERS_SINCE = (0, 11)
 _REST = ("partition", "timestamp_ms")  # of the parameters of `send`, those that follow the headers
 _SYSTEM = ((v.SYSTEM, "kafka"),)
 _CLOSED = Failure("producer_closed", "the producer was closed before the broker answered")
+_UNCOMMITTED = Failure("consumer_closed", "the consumer was closed before the broker answered")
 
 
 class _Kafka:
@@ -121,6 +122,13 @@ class _Producer:
         # What is too large with a context is sent without, so that it must be possible to serialize it twice.
         once = (self.serializes and hasattr(value, "__next__")) or (self._serializes_keys and hasattr(key, "__next__"))
         return not once
+
+    def settlement(self, verb: str) -> Settlement | None:
+        """Begin a step of a transaction. It is told of the message that is being handled, of whatever library."""
+        context = self.telemetry.context()
+        if context is None:
+            return None
+        return self.telemetry.settle(verb, self.operation(""), self.telemetry.current_delivery(context), (), {})
 
     def leader(self, topic: str, partition: int) -> v.Facts:
         """The broker that leads a partition, and its cluster."""
@@ -253,6 +261,7 @@ class _Consumer:
     def __init__(self, telemetry: Telemetry, consumer: Any) -> None:
         self.held = Held()
         self.telemetry = telemetry
+        self.pending: set[_Commit] = set()
         self._polled: tuple[Held, ...] = ()
         self._cluster = _Cluster(consumer._client.cluster)
         self._assignment = consumer._subscription.assignment  # one dictionary, as long as the consumer lives
@@ -315,6 +324,22 @@ class _Consumer:
         context = self.telemetry.context()
         if context is not None:
             self.telemetry.receive(self._call(list(self._assignment)), (), (), context, began, error)
+
+    def settlement(self, verb: str, offsets: Any = None) -> Settlement | None:
+        """Begin to commit offsets, those of all partitions if none are given."""
+        context = self.telemetry.context()
+        partitions = list(self._assignment) if offsets is None else _partitions(offsets)
+        if context is None or partitions is None:
+            return None
+        delivery = self.telemetry.current_delivery(context)
+        if delivery is not None and all(held.delivery is not delivery for held in (self.held, *self._polled)):
+            delivery = None
+        return self.telemetry.settle(verb, self._call(partitions), delivery, (), {})
+
+    def abandon(self) -> None:
+        """Nothing will be heard of commits that are still on their way."""
+        for commit in list(self.pending):
+            commit.failed(_UNCOMMITTED)
 
     def enter(self) -> None:
         """A ``with`` block around the consumer will show the exceptions of its body."""
@@ -413,6 +438,32 @@ class _Consumer:
                 held.end()
 
 
+class _Commit:
+    """A commit that the broker has not answered yet."""
+
+    __slots__ = ("_pending", "_settlement")
+
+    def __init__(self, pending: set[_Commit], settlement: Settlement) -> None:
+        self._pending = pending
+        self._settlement = settlement
+        pending.add(self)
+
+    def answered(self, _answer: Any) -> None:
+        """The broker has the offsets."""
+        self._end(None)
+
+    def failed(self, error: BaseException | Failure | None) -> None:
+        """The broker does not have the offsets, or nobody will know."""
+        self._end(error)
+
+    def _end(self, error: BaseException | Failure | None) -> None:
+        try:
+            self._pending.remove(self)  # atomic: the client's thread and close() may both want it
+        except KeyError:
+            return
+        self._settlement.end(error)
+
+
 def _handler(consumer: _Consumer, source: _Source) -> Callable[[Any], Delivery | None]:
     """What begins to handle one record of a list."""
 
@@ -427,6 +478,14 @@ def _handler(consumer: _Consumer, source: _Source) -> Callable[[Any], Delivery |
             return None
 
     return begin
+
+
+def _partitions(offsets: Any) -> list[Any] | None:
+    """The partitions of offsets, or None where these are none: the library says so itself."""
+    well_formed = isinstance(offsets, dict) and all(
+        hasattr(key, "topic") and hasattr(key, "partition") for key in offsets
+    )
+    return list(offsets) if well_formed else None
 
 
 def _key(key: Any) -> str | None:
@@ -669,17 +728,117 @@ def _exit(_kafka: _Kafka, leave: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _close_consumer(_kafka: _Kafka, close: Callable[..., Any]) -> Callable[..., Any]:
-    """`KafkaConsumer.close` and `unsubscribe` end the handling of records, which may be in another thread."""
+    """`KafkaConsumer.close` ends the handling of records, perhaps in another thread, and gives up on commits."""
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         state = find(self)
-        if state is not None:
-            state.close()
-        return close(self, *args, **kwargs)
+        if state is None:
+            return close(self, *args, **kwargs)
+        state.close()
+        try:
+            return close(self, *args, **kwargs)
+        finally:
+            state.abandon()
 
     return wrapper
 
 
+def _unsubscribe(_kafka: _Kafka, unsubscribe: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.unsubscribe` ends the handling of records."""
+
+    def wrapper(self: Any) -> Any:
+        state = find(self)
+        if state is not None:
+            state.close()
+        return unsubscribe(self)
+
+    return wrapper
+
+
+def _commit(kafka: _Kafka, commit: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.commit` returns when the broker has answered. What is committed by itself does not come here."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        settlement = _settlement(kafka.consumer, self, "commit", _offsets(*args, **kwargs))
+        return _settle(settlement, commit, self, args, kwargs)
+
+    return wrapper
+
+
+def _commit_async(kafka: _Kafka, commit: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.commit_async` returns at once; its future tells what became of it."""
+    event = kafka.telemetry.settings.settle == "event"  # it cannot wait for the answer: the message is handled by then
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        settlement = _settlement(kafka.consumer, self, "commit_async", _offsets(*args, **kwargs))
+        try:
+            future = commit(self, *args, **kwargs)
+        except BaseException as error:
+            if settlement is not None:
+                settlement.end(error)
+            raise
+        if settlement is not None:
+            _await_commit(kafka, self, settlement, future, event)
+        return future
+
+    return wrapper
+
+
+def _await_commit(kafka: _Kafka, consumer: Any, settlement: Settlement, future: Any, event: bool) -> None:
+    if event or not hasattr(future, "add_errback"):
+        done = getattr(future, "is_done", False)
+        settlement.end(future.exception if done else None)
+        return
+    commit = _Commit(kafka.consumer(consumer).pending, settlement)
+    try:
+        future.add_callback(commit.answered)
+        future.add_errback(commit.failed)
+        if future.is_done:  # until 2.1.2 without a lock: the answer may have come between its question and ours
+            commit.failed(future.exception)
+    except Exception as error:
+        commit.failed(None)
+        report("KafkaConsumer.commit_async", error)
+
+
+def _offsets(offsets: Any = None, *_args: Any, **_kwargs: Any) -> Any:
+    return offsets
+
+
+def _settlement(state: Callable[[Any], Any], client: Any, verb: str, *args: Any) -> Settlement | None:
+    try:
+        return state(client).settlement(verb, *args)  # type: ignore[no-any-return]
+    except Exception as error:
+        report(verb, error)
+        return None
+
+
+def _settle(
+    settlement: Settlement | None, call: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    try:
+        result = call(client, *args, **kwargs)
+    except BaseException as error:
+        if settlement is not None:
+            settlement.end(error)
+        raise
+    if settlement is not None:
+        settlement.end()
+    return result
+
+
+def _transacts(verb: str) -> Callable[[_Kafka, Callable[..., Any]], Callable[..., Any]]:
+    """A step of a transaction, with its outcome."""
+
+    def wrap(kafka: _Kafka, step: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return _settle(_settlement(kafka.producer, self, verb), step, self, args, kwargs)
+
+        return wrapper
+
+    return wrap
+
+
+_TRANSACTION = ("begin_transaction", "send_offsets_to_transaction", "commit_transaction", "abort_transaction")
 _PRODUCER = ("kafka.producer.kafka", "KafkaProducer")
 _CONSUMER = ("kafka.consumer.group", "KafkaConsumer")
 
@@ -695,12 +854,15 @@ class KafkaPythonInstrumentor(MessagingInstrumentor):
         Patch(*_PRODUCER, "__init__", _make_producer),
         Patch(*_PRODUCER, "send", _send),
         Patch(*_PRODUCER, "close", _close_producer),
+        *(Patch(*_PRODUCER, step, _transacts(step), since="2.2") for step in _TRANSACTION),
         Patch(*_CONSUMER, "__next__", _next),
         Patch(*_CONSUMER, "__iter__", _iter),
         Patch(*_CONSUMER, "poll", _poll),
         Patch(*_CONSUMER, "__enter__", _enter, since="3.0"),
         Patch(*_CONSUMER, "__exit__", _exit, since="3.0"),
-        Patch(*_CONSUMER, "unsubscribe", _close_consumer),
+        Patch(*_CONSUMER, "commit", _commit),
+        Patch(*_CONSUMER, "commit_async", _commit_async),
+        Patch(*_CONSUMER, "unsubscribe", _unsubscribe),
         Patch(*_CONSUMER, "close", _close_consumer),
     )
     rivals = (

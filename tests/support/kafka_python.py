@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
 import uuid
 from importlib import metadata
@@ -11,6 +12,9 @@ import pytest
 
 from otel_messaging import KafkaPythonInstrumentor
 from tests.support.drivers import KafkaPythonDriver
+
+APACHE = os.environ.get("OTEL_MESSAGING_TEST_KAFKA") == "apache"
+"""Whether the tests run on Apache Kafka, and not on the broker that comes with the environment."""
 
 
 def _version() -> tuple[int, ...]:
@@ -22,6 +26,9 @@ def _version() -> tuple[int, ...]:
 
 
 VERSION = _version()
+
+APACHE_VERSION = "4.1.1" if VERSION >= (2, 1) else "3.9.1"
+"""Of Apache Kafka: the newest that the client speaks with."""
 
 # The library's own: of 2.0.2 when imported, of 3.x about serializers that are plain functions, and the sockets of
 # connections that failed.

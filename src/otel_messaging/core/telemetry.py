@@ -624,11 +624,11 @@ class Settlement:
         self._span = span
         self._running = running
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | Failure | None = None) -> None:
         """It was told, or telling it failed.
 
         Args:
-            error: what telling it raised, if anything.
+            error: what telling it raised, or what else went wrong, if anything.
         """
         if self._running is not None:
             self._running._finish(error)
