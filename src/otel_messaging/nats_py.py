@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import time
 import weakref
+from asyncio import CancelledError, current_task
 from asyncio import TimeoutError as AsyncioTimeoutError
-from asyncio import current_task
+from contextvars import Context as EmptyContext
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,10 +28,10 @@ from .core.safety import report
 from .core.scope import Shared, handle
 from .core.settling import settles
 from .core.state import find, keep
-from .core.telemetry import Moment, PublishRequest
+from .core.telemetry import Failure, Moment, PublishRequest
 
 if TYPE_CHECKING:
-    from asyncio import Task
+    from asyncio import Future, Task
     from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.context import Context
@@ -47,6 +49,11 @@ _ACCEPTED_FROM_LIBRARY = ("_auto_ack_callback.<locals>.new_callback", "Endpoint.
 _INBOX = re.compile(r"\.[0-9A-Za-z]{22}(\.[0-9A-Za-z]+)?$")  # any client's, whatever its prefix is
 _NUID = re.compile(r"[0-9A-Za-z]{22}$")  # a consumer's name, where the library makes it up
 _NOTHING: dict[str, str] = {}
+_UNANSWERED = Failure("nats.errors.ConnectionClosedError", "closed before the stream has acknowledged the message")
+_Outcome = tuple[Failure | None, v.Facts]
+
+_SERVICE_ERROR = "Nats-Service-Error"
+_SERVICE_ERROR_CODE = "Nats-Service-Error-Code"
 
 _DELIVERED = "$JS.ACK."  # what replies to messages of JetStream begin with
 _SHORT, _LONG = 9, 11  # how many words such a reply has: without and with a domain and an account
@@ -198,6 +205,8 @@ class _Client:
         self._client = client
         self.consumers: dict[str, Any] = {}
         """Configurations of JetStream consumers that are being subscribed to, by the subject that they deliver to."""
+        self.unanswered: dict[Future[Any], Publication] = {}
+        """Messages that no stream has acknowledged yet, by what the application waits for."""
         self.pulled: dict[int, _Asked] = {}
         """What gave the messages that were pulled and are handled now, by their ids."""
         self._prefix: Any = None
@@ -207,6 +216,32 @@ class _Client:
         self._facts: v.Facts = ()
         self._publishes: Cache[tuple[str, str], Operation] = Cache()
         self._deliveries: Cache[tuple[str, str, v.Action], _Deliveries] = Cache()
+
+    def awaits(self, future: Future[Any], publication: Publication) -> None:
+        """A message is published that a stream will acknowledge, or perhaps will not."""
+        self.unanswered[future] = publication
+        future.add_done_callback(self.answered, context=EmptyContext())
+
+    def answered(self, future: Future[Any], error: BaseException | Failure | None = None) -> None:
+        """A stream has acknowledged a message or refused it, or nobody waits for that any more."""
+        publication = self.unanswered.pop(future, None)
+        if publication is None:
+            return
+        facts: v.Facts = ()
+        try:
+            if error is None and future.done():
+                # `exception()` would mark it as seen, and asyncio logs those that nobody has seen.
+                error = CancelledError() if future.cancelled() else getattr(future, "_exception", None)
+                facts = _acknowledged(future.result())[1] if error is None else ()
+        except Exception as failure:
+            report("JetStreamContext.publish_async", failure)
+        finally:
+            publication.end(error, facts)
+
+    def close(self) -> None:
+        """The connection is closed: no stream will answer."""
+        for future in tuple(self.unanswered):
+            self.answered(future, _UNANSWERED)
 
     def is_silent(self, subject: str) -> bool:
         """Whether a subject is the system's own, or the inbox of a reply."""
@@ -648,7 +683,7 @@ def _request(nats: _Nats, request: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             report("Client.request", error)
         call = partial(request, self, subject, payload, timeout, old_style, headers, *args, **kwargs)
-        return await _tell(publication, call, None)
+        return await _tell(publication, call, _replied)
 
     return wrapper
 
@@ -679,11 +714,24 @@ def _jetstream_publish(nats: _Nats, publish: Callable[..., Any]) -> Callable[...
     return wrapper
 
 
-def _acknowledged(acknowledgement: Any) -> v.Facts:
-    return ((v.NATS_STREAM, acknowledgement.stream), (v.NATS_SEQUENCE, acknowledgement.seq))
+def _replied(reply: Any) -> _Outcome:
+    """A service tells in headers that it has failed; the library returns its reply as any other."""
+    headers = reply.headers
+    if not headers or _SERVICE_ERROR not in headers:
+        return None, ()
+    code, description = as_text(headers.get(_SERVICE_ERROR_CODE)), as_text(headers[_SERVICE_ERROR])
+    return Failure(code or _SERVICE_ERROR, description or ""), ()
 
 
-async def _tell(publication: Publication | None, call: Callable[[], Any], read: Callable[[Any], v.Facts] | None) -> Any:
+def _acknowledged(acknowledgement: Any) -> _Outcome:
+    return None, (
+        (v.NATS_STREAM, acknowledgement.stream),
+        (v.NATS_SEQUENCE, acknowledgement.seq),
+        (v.NATS_DUPLICATE, acknowledgement.duplicate or None),
+    )
+
+
+async def _tell(publication: Publication | None, call: Callable[[], Any], read: Callable[[Any], _Outcome]) -> Any:
     """Make a call that publishes inside, and tell of it once. The headers are added inside, where they are complete."""
     if publication is None:
         return await call()
@@ -695,14 +743,98 @@ async def _tell(publication: Publication | None, call: Callable[[], Any], read: 
         raise
     finally:
         told.end()
-    facts: v.Facts = ()
+    outcome: _Outcome = (None, ())
     try:
-        facts = read(answer) if read is not None else ()
+        outcome = read(answer)
     except Exception as error:
         report("reading an answer", error)
     finally:
-        publication.end(facts=facts)
+        publication.end(*outcome)
     return answer
+
+
+def _publish_async(nats: _Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
+    """`JetStreamContext.publish_async` returns a future of the acknowledgement."""
+
+    async def wrapper(
+        self: Any,
+        subject: Any,
+        payload: Any = b"",
+        wait_stall: Any = None,
+        stream: Any = None,
+        headers: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        publication = None
+        try:
+            if _inherited() is None:
+                arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **kwargs}
+                publication = nats.begin("publish", self, self._nc, subject, payload, headers, arguments)
+        except Exception as error:
+            report("JetStreamContext.publish_async", error)
+        if publication is None:
+            return await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
+        told = _Told(publication.carrier)
+        try:
+            future = await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
+        except BaseException as error:
+            publication.end(error)
+            raise
+        finally:
+            told.end()
+        try:
+            nats.client(self._nc).awaits(future, publication)
+        except Exception as error:
+            publication.end()
+            report("JetStreamContext.publish_async", error)
+        return future
+
+    return wrapper
+
+
+def _async_reply(_nats: _Nats, handle_reply: Callable[..., Any]) -> Callable[..., Any]:
+    """`JetStreamContext._handle_async_reply` raises what a stream refuses a message with; the future stays as it is."""
+
+    async def wrapper(self: Any, msg: Any) -> Any:
+        try:
+            return await handle_reply(self, msg)
+        except Exception as error:
+            state = find(self._nc)
+            future = self._publish_async_futures.get(msg.subject.rpartition(".")[2])
+            if state is not None and future is not None:
+                state.answered(future, error)
+            raise
+
+    return wrapper
+
+
+def _close(_nats: _Nats, close: Callable[..., Any]) -> Callable[..., Any]:
+    """`Client._close` is where a connection ends, in whatever way."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        state = find(self)
+        if state is not None:
+            state.close()
+        return await close(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _respond_error(nats: _Nats, respond: Callable[..., Any]) -> Callable[..., Any]:
+    """`Request.respond_error` answers that a service has failed, also by an exception that its endpoint has raised."""
+
+    async def wrapper(self: Any, code: Any, description: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            context = nats.telemetry.context()
+            delivery = nats.telemetry.current_delivery(context) if context is not None else None
+            if delivery is not None and delivery.message is self._msg:
+                delivery.fail(sys.exc_info()[1] or Failure(str(code), str(description)))
+        except Exception as error:
+            report("Request.respond_error", error)
+        return await respond(self, code, description, *args, **kwargs)
+
+    return wrapper
 
 
 def _silently(nats: _Nats, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -892,6 +1024,7 @@ _CLIENT = ("nats.aio.client", "Client")
 _JETSTREAM = ("nats.js.client", "JetStreamContext")
 _PULL = ("nats.js.client", "JetStreamContext.PullSubscription")
 _MANAGER = ("nats.js.manager", "JetStreamManager")
+_REQUEST = ("nats.micro.request", "Request")
 _MSG = ("nats.aio.msg", "Msg")
 _ITERATOR = ("nats.aio.subscription", "_SubscriptionMessageIterator")
 
@@ -907,7 +1040,10 @@ class NatsPyInstrumentor(MessagingInstrumentor):
         Patch(*_CLIENT, "publish", _publish),
         Patch(*_CLIENT, "request", _request),
         Patch(*_CLIENT, "subscribe", _subscribe),
+        Patch(*_CLIENT, "_close", _close),
         Patch(*_JETSTREAM, "publish", _jetstream_publish),
+        Patch(*_JETSTREAM, "publish_async", _publish_async, since="2.8"),
+        Patch(*_JETSTREAM, "_handle_async_reply", _async_reply, since="2.8"),
         Patch(*_JETSTREAM, "subscribe_bind", _subscribe_bind),
         Patch(*_MANAGER, "_api_request", _silently),
         Patch(*_MANAGER, "get_msg", _silently),
@@ -918,6 +1054,8 @@ class NatsPyInstrumentor(MessagingInstrumentor):
         Patch(*_ITERATOR, "__aiter__", _aiter),
         Patch(*_ITERATOR, "_cancel", _cancel),
         Patch(*_MSG, "respond", _silently),
+        Patch(*_REQUEST, "respond", _silently, since="2.9"),
+        Patch(*_REQUEST, "respond_error", _respond_error, since="2.9"),
         Patch(*_MSG, "ack", settles("ack", dict)),
         Patch(*_MSG, "ack_sync", settles("ack", lambda timeout=None: {})),  # noqa: ARG005
         Patch(*_MSG, "nak", settles("nak", _delay)),

@@ -29,10 +29,10 @@ NAMES = ("__name__", "__qualname__", "__doc__", "__module__", "__annotations__")
 
 def find(patch):
     """What the class of a patch has under its name, or None."""
-    module = importlib.import_module(patch.module)
     try:
+        module = importlib.import_module(patch.module)
         return vars(operator.attrgetter(patch.owner)(module)).get(patch.name)
-    except AttributeError:
+    except (AttributeError, ModuleNotFoundError):
         return None
 
 

@@ -52,6 +52,7 @@ ROWS = [
     (v.NATS_GROUP, "q", {}, {"messaging.consumer.group.name": "q"}),
     (v.NATS_STREAM, "S", {"messaging.nats.stream": "S"}, {"messaging.nats.stream": "S"}),
     (v.NATS_SEQUENCE, 4, {"messaging.nats.sequence": 4}, {"messaging.nats.sequence": 4}),
+    (v.NATS_DUPLICATE, True, {"messaging.nats.duplicate": True}, {"messaging.nats.duplicate": True}),
     (v.QUEUE_TIME, 0.5, {"messaging.message.queue_time": 0.5}, {"messaging.message.queue_time": 0.5}),
     (v.LAG, 3, {"messaging.consumer.lag": 3}, {"messaging.consumer.lag": 3}),
     (v.ATTEMPT, 2, {"messaging.message.delivery_attempt": 2}, {"messaging.message.delivery_attempt": 2}),

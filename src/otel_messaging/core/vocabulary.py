@@ -50,6 +50,7 @@ NATS_SUBJECT = "subject"
 NATS_GROUP = "queue group or durable"
 NATS_STREAM = "stream"
 NATS_SEQUENCE = "sequence"
+NATS_DUPLICATE = "duplicate"
 QUEUE_TIME = "queue time"  # seconds
 LAG = "lag"
 ATTEMPT = "attempt"
@@ -90,6 +91,7 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     NATS_GROUP: (None, "messaging.consumer.group.name"),
     NATS_STREAM: ("messaging.nats.stream", "messaging.nats.stream"),
     NATS_SEQUENCE: ("messaging.nats.sequence", "messaging.nats.sequence"),
+    NATS_DUPLICATE: ("messaging.nats.duplicate", "messaging.nats.duplicate"),
     # Ours, in both: neither vocabulary has a name for what only the broker knows.
     QUEUE_TIME: ("messaging.message.queue_time", "messaging.message.queue_time"),
     LAG: ("messaging.consumer.lag", "messaging.consumer.lag"),
