@@ -126,7 +126,40 @@ async def requests(connection):
     return some
 
 
-@pytest.mark.parametrize("way", [callbacks, loop, loops, tasks, requests])
+async def pulls(connection):
+    """Ask for each message by itself."""
+    subject = fresh()
+    subscription = await connection.subscribe(subject)
+
+    async def some(count):
+        for _ in range(count):
+            await connection.publish(subject, b"x")
+        for _ in range(count):
+            await subscription.next_msg(timeout=5)
+
+    return some
+
+
+async def fetches(connection):
+    """Ask a stream for lists of messages."""
+    name, jetstream = fresh(), connection.jetstream()
+    await jetstream.add_stream(name=name, subjects=[name], storage="memory", max_msgs=FEW)
+    subscription = await jetstream.pull_subscribe(name, "worker")
+
+    async def some(count):
+        for _ in range(count // 50):
+            for _ in range(50):
+                await connection.publish(name, b"x")
+            seen = 0
+            while seen < 50:
+                for message in await subscription.fetch(50 - seen, timeout=5):
+                    await message.ack()
+                    seen += 1
+
+    return some
+
+
+@pytest.mark.parametrize("way", [callbacks, loop, loops, tasks, requests, pulls, fetches])
 async def test_messages_are_not_kept(connection, way):
     some = await way(connection)
     await some(FEW)
