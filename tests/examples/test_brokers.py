@@ -207,3 +207,11 @@ def test_the_command_prints_the_variables_and_ends_on_sigterm():
         process.terminate()
     assert lines == ["export KAFKA_BOOTSTRAP_SERVERS", "export RABBITMQ_URL", "export NATS_URL"]
     assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(("missing", "remedy"), [("java", "openjdk-17"), ("mvn", "apt-get install maven")])
+def test_apache_kafka_says_what_it_lacks(monkeypatch, tmp_path, missing, remedy):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(brokers.shutil, "which", lambda name: None if name == missing else f"/bin/{name}")
+    with pytest.raises(brokers.BrokerUnavailable, match=f"{remedy}.*KAFKA_BOOTSTRAP_SERVERS"):
+        brokers.ApacheKafka()
