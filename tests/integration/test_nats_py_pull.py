@@ -398,9 +398,11 @@ async def test_tasks_that_share_a_subscription_have_each_its_message(connect, re
         await both.wait()
         assert trace.get_current_span().is_recording()
 
-    tasks = [asyncio.create_task(work()) for _ in range(2)]
-    await driver.publish(subject)
-    await driver.publish(subject)
+    tasks = []
+    for _ in range(2):  # the second task asks while the first one handles its message
+        tasks.append(asyncio.create_task(work()))
+        await driver.publish(subject)
+        await until(lambda: len(done) == len(tasks))
     await asyncio.gather(*tasks)
     await subscription.unsubscribe()
     assert sorted(span_id(span) for span in recorder.consumers(2)) == sorted(done)
