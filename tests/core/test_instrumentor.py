@@ -60,8 +60,8 @@ def methods(instrumentor):
     """What the client's classes have under the names that are patched."""
     found = []
     for patch in instrumentor.patches:
-        module = importlib.import_module(patch.module)
-        with contextlib.suppress(AttributeError):  # older than its `since`
+        with contextlib.suppress(AttributeError, ModuleNotFoundError):  # older than its `since`
+            module = importlib.import_module(patch.module)
             found.append(vars(operator.attrgetter(patch.owner)(module)).get(patch.name))
     return found
 
