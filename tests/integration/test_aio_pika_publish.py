@@ -15,7 +15,7 @@ from aiormq import spec
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from yarl import URL
 
-from otel_messaging.aio_pika import _server
+from otel_messaging.aio_pika.reading import server
 from tests.support.proxy import Proxy
 from tests.support.recorder import shape, span_id
 
@@ -83,7 +83,7 @@ async def test_a_message_to_a_named_exchange_is_one_span(exchange, recorder, voc
         "messaging.system": "rabbitmq",
         "messaging.rabbitmq.destination.routing_key": "orders.new",
         "messaging.message.id": "m-1",
-        **driver._server(),
+        **driver.server(),
     }
     guide = {
         "messaging.destination.name": exchange.name,
@@ -170,7 +170,7 @@ async def test_no_attribute_holds_the_password(exchange, recorder, vocabulary):
     ("address", "port"), [("amqp://u:p@host/", 5672), ("amqps://u:p@host/", 5671), ("amqps://u:p@host:99/", 99)]
 )
 def test_a_port_that_is_not_given_is_the_one_of_the_scheme(address, port):
-    assert [value for _, value in _server(URL(address))] == ["host", port]
+    assert [value for _, value in server(URL(address))] == ["host", port]
 
 
 # What the application's objects are.

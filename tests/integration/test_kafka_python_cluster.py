@@ -11,7 +11,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_messaging.core import cache, settings
 from otel_messaging.core.telemetry import Telemetry
-from otel_messaging.kafka_python import _Consumer, _Producer
+from otel_messaging.kafka_python.consumer import Consumer
+from otel_messaging.kafka_python.producer import Producer
 from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401
 
 pytestmark = QUIET
@@ -51,14 +52,14 @@ def telemetry():
 @pytest.fixture
 def producer(cluster, telemetry):
     config = {"acks": 1, "api_version": (2, 0), "client_id": "c", "key_serializer": None, "value_serializer": None}
-    return _Producer(telemetry, SimpleNamespace(config=config, _metadata=cluster))
+    return Producer(telemetry, SimpleNamespace(config=config, _metadata=cluster))
 
 
 @pytest.fixture
 def consumer(cluster, telemetry):
     config = {"client_id": "c", "group_id": "g"}
     client, subscription = SimpleNamespace(cluster=cluster), SimpleNamespace(assignment={})
-    return _Consumer(telemetry, SimpleNamespace(config=config, _client=client, _subscription=subscription))
+    return Consumer(telemetry, SimpleNamespace(config=config, _client=client, _subscription=subscription))
 
 
 def server(attributes):

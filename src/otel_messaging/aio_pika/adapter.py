@@ -1,0 +1,124 @@
+"""What the instrumentor of aio-pika keeps: exchanges, queues, and messages that can be settled."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.cache import Cache
+from otel_messaging.core.state import find, keep
+from otel_messaging.core.telemetry import Failure, Moment
+
+from .consuming import Source
+from .publishing import Exchange
+from .pulling import Last, Pulled, last_pulled
+from .reading import Identity, address, consumed_from, identify, server
+from .rpc import Call, Reply
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from otel_messaging.core.settling import Ends
+    from otel_messaging.core.telemetry import Delivery, Operation, Publication, Settlement, Telemetry
+
+
+class AioPika:
+    """Reads aio-pika's objects for the telemetry of one instrumentor."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self.pulled: dict[Identity, Pulled] = {}
+        self._settled: Cache[tuple[str, str], Operation] = Cache()
+        self._sources: Cache[tuple[Any, ...], Source] = Cache()
+
+    def source(self, queue: str, url: Any) -> Source:
+        """What is kept for the consumers of a queue: some programs make a new one for each message."""
+        key = (queue, url.scheme, url.host, url.port)
+        source = self._sources.get(key)
+        return source or self._sources.put(key, Source(self.telemetry, queue, url))
+
+    def exchange(self, exchange: Any) -> Exchange:
+        """What is kept for an exchange."""
+        return keep(exchange, self.telemetry, Exchange)
+
+    def pattern(
+        self, pattern: Call | Reply, exchange: Any, message: Any, routing_key: str, context: Context
+    ) -> Publication | None:
+        """A pattern of the library publishes a message: a call, which it ends itself, or a reply."""
+        if isinstance(pattern, Reply):
+            if message.type == "error":
+                pattern.fail(Failure("error", "answered with an error"), unless_failed=True)
+            return None
+        pattern.publication = self.exchange(exchange).call(message, routing_key, context)
+        return pattern.publication
+
+    def asks(self, queue: Any) -> Moment | None:
+        """A queue is asked for one message: what it gave to the same task before is handled."""
+        state, last = find(queue.channel), last_pulled.get()
+        if state is not None:
+            state.asked(queue.name)
+        if last is not None and last.done:
+            last.end()
+            last_pulled.set(None)
+        return Moment.now() if self.telemetry.context() is not None else None
+
+    def got(self, queue: Any, message: Any, began: Moment) -> None:
+        """A queue has given one message."""
+        context = self.telemetry.context()
+        if context is None:
+            return
+        source = self.source(queue.name, message._IncomingMessage__channel.connection.url)
+        delivery = source.pull(message, context, began)
+        if delivery is None:
+            return
+        if not delivery.done:
+            last_pulled.set(delivery)
+            keep(queue.channel, self.telemetry, partial(Pulled, self)).hold(queue.name, delivery, identify(message))
+        self.telemetry.tell_consume_hook(delivery, message)
+
+    def got_none(self, queue: Any, error: BaseException, began: Moment) -> None:
+        """Asking a queue for one message has failed."""
+        context, url = self.telemetry.context(), address(queue)
+        if context is not None and url is not None and not isinstance(error, asyncio.QueueEmpty):
+            operation = self.source(queue.name, url).asking()
+            self.telemetry.receive(operation, (), (), context, began, error)
+
+    def settlement(self, verb: str, message: Any, details: v.Attributes) -> Ends | None:
+        """Begin to settle a message."""
+        pulled = self.pulled.get(identify(message)) if self.pulled else None
+        settlement = self._settlement(verb, message, details)
+        if pulled is None or message.processed:
+            return settlement
+        return Last(settlement, pulled, identify(message), v.SETTLE_MULTIPLE in details)
+
+    def _settlement(self, verb: str, message: Any, details: v.Attributes) -> Settlement | None:
+        context = self.telemetry.context()
+        if context is None or message.processed:
+            return None  # a message is settled once: the library says so itself
+        facts = ((v.RABBITMQ_DELIVERY_TAG, message.delivery_tag),)
+        delivery = self.delivery(message, context)
+        operation = self._settled_operation(message) if delivery is None else delivery.operation
+        return self.telemetry.settle(verb, operation, delivery, facts, details)
+
+    def delivery(self, message: Any, context: Context) -> Delivery | None:
+        """The span of a message, while it is handled here."""
+        identity = identify(message)
+        delivery = self.telemetry.current_delivery(context)
+        while delivery is not None and delivery.message != identity:
+            delivery = delivery.before()[1]  # one may be pulled while another is handled
+        if delivery is None and self.pulled:
+            pulled = self.pulled.get(identity)
+            return pulled.find(identity) if pulled is not None else None
+        return delivery
+
+    def _settled_operation(self, message: Any) -> Operation:
+        key = (message.exchange or "", message.routing_key or "")
+        operation = self._settled.get(key)
+        if operation is None:
+            facts = ((v.SYSTEM, "rabbitmq"), *server(message._IncomingMessage__channel.connection.url))
+            destination = consumed_from(*key, "", self.telemetry.vocabulary.semconv)
+            operation = self.telemetry.operation(v.DELIVER, "process", destination, facts)
+            self._settled.put(key, operation)
+        return operation

@@ -1,0 +1,145 @@
+"""Callbacks, and what is the same for all messages of a queue."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.cache import Cache
+from otel_messaging.core.safety import report
+from otel_messaging.core.scope import handle
+
+from .reading import consumed_from, describe, fold, identify, server, time_waited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+
+    from otel_messaging.core.telemetry import Delivery, Moment, Operation, Pull, Telemetry
+
+    from .adapter import AioPika
+
+
+class Source:
+    """What is kept for the consumers of a queue."""
+
+    def __init__(self, telemetry: Telemetry, queue: str, url: Any) -> None:
+        self.telemetry = telemetry
+        self._queue = queue
+        self._facts = ((v.SYSTEM, "rabbitmq"), *server(url))
+        self._operations: Cache[tuple[Any, Any], Operation] = Cache()
+        self._pulls: Cache[tuple[Any, Any], Pull] = Cache()
+
+    def operation(self, exchange: Any, routing_key: Any) -> Operation:
+        """What is the same for all messages with a routing key."""
+        operation = self._operations.get((exchange, routing_key))
+        if operation is None:
+            facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
+            destination = consumed_from(
+                exchange or "", routing_key or "", self._queue, self.telemetry.vocabulary.semconv
+            )
+            operation = self.telemetry.operation(v.DELIVER, "process", destination, facts)
+            self._operations.put((exchange, routing_key), operation)
+        return operation
+
+    def hand_out(self, message: Any, properties: Any, body: bytes, identity: Any) -> Delivery | None:
+        """The application has a message.
+
+        Args:
+            message: where it was routed: the transport's message, or the library's.
+            properties: what has its headers and ids: the transport's properties, or the library's message.
+            body: its body.
+            identity: what tells it from others.
+        """
+        context = self.telemetry.context()
+        if context is None:
+            return None
+        headers = fold(properties.headers)
+        known = describe(message, properties, body, headers)
+        operation = self.operation(message.exchange, message.routing_key)
+        waited = None if properties.timestamp is None else time_waited(properties.timestamp)
+        return self.telemetry.deliver(operation, known, headers, identity, context, waited)
+
+    def pull(self, message: Any, context: Context, began: Moment) -> Delivery | None:
+        """The application has a message that it has asked for.
+
+        Args:
+            message: the library's.
+            context: the current context.
+            began: when it was asked for.
+        """
+        pull = self._pull(message.exchange, message.routing_key)
+        headers = fold(message.headers)
+        known = describe(message, message, message.body, headers)
+        if pull.receive is not None:
+            self.telemetry.receive(pull.receive, known, (headers,), context, began)
+        waited = None if message.timestamp is None else time_waited(message.timestamp)
+        return self.telemetry.deliver(pull.handle, known, headers, identify(message), context, waited)
+
+    def asking(self) -> Operation:
+        """To ask for a message that never comes, of which one knows nothing but the queue."""
+        destination = consumed_from("", "", self._queue, self.telemetry.vocabulary.semconv)
+        return self.telemetry.operation(v.RECEIVE, "get", destination, self._facts)
+
+    def _pull(self, exchange: Any, routing_key: Any) -> Pull:
+        pull = self._pulls.get((exchange, routing_key))
+        if pull is None:
+            facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
+            destination = consumed_from(
+                exchange or "", routing_key or "", self._queue, self.telemetry.vocabulary.semconv
+            )
+            pull = self._pulls.put((exchange, routing_key), self.telemetry.pull("get", destination, facts))
+        return pull
+
+
+def wrap_basic_consume(pika: AioPika, consume: Callable[..., Any]) -> Callable[..., Any]:
+    """`aiormq.Channel.basic_consume` is given the queue's name and what will be called with each message.
+
+    Here every kind of callback looks the same, and a consumer that is restored after a reconnect passes again.
+    """
+
+    async def wrapper(self: Any, queue: Any, consumer_callback: Any, *args: Any, **kwargs: Any) -> Any:
+        callback = consumer_callback
+        try:
+            if pika.telemetry.enabled and _is_application(callback):
+                source = pika.source(queue, self.connection.url)
+                callback = partial(handle, partial(_deliver, source, callback), callback)
+        except Exception as error:
+            report("Channel.basic_consume", error)
+        return await consume(self, queue, callback, *args, **kwargs)
+
+    return wrapper
+
+
+def _is_application(callback: Any) -> bool:
+    """Whether messages go to the application at once, and not to an iterator that keeps them for it."""
+    module = sys.modules["aio_pika.queue"]
+    if not isinstance(callback, partial) or callback.func is not module.consumer or not callback.args:
+        return False
+    owner = getattr(callback.args[0], "__self__", None)
+    return not isinstance(owner, module.QueueIterator) and not _is_reply(owner, callback.args[0])
+
+
+def _is_reply(owner: Any, method: Any) -> bool:
+    """Whether what is consumed are the replies to calls of `RPC`, which are no messages of their own."""
+    patterns = sys.modules.get("aio_pika.patterns.rpc")
+    if patterns is None or not isinstance(owner, patterns.RPC):
+        return False
+    return bool(method == owner.on_result_message)
+
+
+def _deliver(source: Source, consumer: Any, message: Any) -> Delivery | None:
+    """The application is about to be called with a message."""
+    try:
+        identity = (message.channel, message.delivery_tag)
+        delivery = source.hand_out(message, message.header.properties, message.body, identity)
+        if delivery is not None and source.telemetry.consume_hook is not None:
+            incoming = sys.modules["aio_pika.message"].IncomingMessage(message, **consumer.keywords)
+            source.telemetry.tell_consume_hook(delivery, incoming)
+        return delivery
+    except Exception as error:
+        report("delivering a RabbitMQ message", error)
+        return None

@@ -1,0 +1,152 @@
+"""`Exchange.publish`, and the transport below it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.cache import Cache
+from otel_messaging.core.propagation import fields
+from otel_messaging.core.safety import report
+from otel_messaging.core.telemetry import Failure, PublishRequest
+
+from .reading import address, fold, published_to, server, wishes
+from .rpc import at_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+
+    from otel_messaging.core.telemetry import Operation, Publication, Telemetry
+
+    from .adapter import AioPika
+
+
+_UNROUTABLE = "returned by the broker: {text}"
+sending: ContextVar[Publication | None] = ContextVar("otel_messaging_aio_pika_publishing", default=None)
+"""The message that `Exchange.publish` is sending, for `Channel.basic_publish` below it."""
+
+
+class Exchange:
+    """What is kept for an exchange."""
+
+    def __init__(self, telemetry: Telemetry, exchange: Any) -> None:
+        self.telemetry = telemetry
+        self._name = exchange.name
+        self._facts = ((v.SYSTEM, "rabbitmq"), *server(address(exchange)))
+        self._operations: Cache[str, Operation] = Cache()
+        self._calls: Cache[str, Operation] = Cache()
+
+    def call(self, message: Any, routing_key: str, context: Context) -> Publication:
+        """Begin to publish a message that is a call, and to wait for the reply."""
+        operation = self._calls.get(routing_key)
+        if operation is None:
+            operation = self._calls.put(routing_key, self._operation("call", routing_key))
+        return self._begin(operation, message, context)
+
+    def publish(self, message: Any, routing_key: str, context: Context) -> Publication:
+        """Begin to publish a message."""
+        operation = self._operations.get(routing_key)
+        if operation is None:
+            operation = self._operations.put(routing_key, self._operation("publish", routing_key))
+        return self._begin(operation, message, context)
+
+    def _operation(self, verb: str, routing_key: str) -> Operation:
+        routing_key = str.__str__(routing_key)  # an enumeration's value
+        facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
+        destination = published_to(self._name, routing_key, self.telemetry.vocabulary.semconv)
+        return self.telemetry.operation(v.PUBLISH, verb, destination, facts)
+
+    def _begin(self, operation: Operation, message: Any, context: Context) -> Publication:
+        known: v.Facts = (
+            (v.MESSAGE_ID, message.message_id),
+            (v.CONVERSATION_ID, message.correlation_id),
+            (v.BODY_SIZE, len(message.body)),
+        )
+        if message.priority or message.expiration:
+            known += wishes(message)
+        return self.telemetry.publish(operation, known, fold(message.headers), context)
+
+
+def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., Any]:
+    """`Exchange.publish` is where every message leaves, those of the patterns too."""
+
+    async def wrapper(self: Any, message: Any, routing_key: Any, *args: Any, **kwargs: Any) -> Any:
+        begun: Publication | None
+        publication = None
+        try:
+            context = pika.telemetry.context()
+            if context is not None and isinstance(routing_key, str):
+                pattern = at_work.get()
+                if pattern is None or not pattern.concerns(message, routing_key):
+                    begun = publication = pika.exchange(self).publish(message, routing_key, context)
+                else:
+                    begun = pika.pattern(pattern, self, message, routing_key, context)
+                if begun is not None and pika.telemetry.publish_hook is not None:
+                    arguments = {"message": message, "routing_key": routing_key, **kwargs}
+                    pika.telemetry.tell_publish_hook(begun, PublishRequest(self, self.name, arguments))
+                sending.set(begun)
+        except Exception as error:
+            report("Exchange.publish", error)
+        try:
+            result = await publish(self, message, routing_key, *args, **kwargs)
+        except BaseException as error:
+            if publication is not None:
+                publication.end(error)
+            raise
+        finally:
+            sending.set(None)
+        if publication is not None:
+            publication.end(_returned(result))
+        return result
+
+    return wrapper
+
+
+def _returned(result: Any) -> Failure | None:
+    """A message that the broker could not route comes back as the result, and nothing is raised."""
+    delivery = getattr(result, "delivery", None)
+    if delivery is None:
+        return None
+    text = str(getattr(delivery, "reply_text", None) or "unroutable")
+    return Failure(text, _UNROUTABLE.format(text=text))
+
+
+def wrap_basic_publish(_pika: AioPika, publish: Callable[..., Any]) -> Callable[..., Any]:
+    """`aiormq.Channel.basic_publish` has properties made for this one message, which may be changed."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        publication = sending.get()
+        if publication is None:
+            return await publish(self, *args, **kwargs)
+        sending.set(None)
+        properties = kwargs.get("properties")
+        try:
+            if properties is not None and publication.carrier:
+                properties.headers = _add(properties.headers, publication.carrier)
+        except Exception as error:
+            report("Channel.basic_publish", error)
+        unnamed = properties is not None and not properties.message_id
+        try:
+            return await publish(self, *args, **kwargs)
+        finally:
+            if properties is not None and unnamed and publication.span.is_recording():
+                publication.learn(((v.MESSAGE_ID, properties.message_id),))
+
+    return wrapper
+
+
+def _add(headers: Any, carrier: dict[str, str]) -> Any:
+    """New headers, with a context in them instead of any that was there; the same ones where a name is no text."""
+    if not headers:
+        return carrier
+    ours, added = fields(), {}
+    for name, value in headers.items():
+        if not isinstance(name, str):
+            return headers  # the library says so itself
+        if name.lower() not in ours:
+            added[name] = value
+    added.update(carrier)
+    return added

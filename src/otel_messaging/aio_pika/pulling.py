@@ -1,0 +1,137 @@
+"""`Queue.get`: one message at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from contextvars import Context as EmptyContext
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from otel_messaging.core.safety import report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_messaging.core.telemetry import Delivery, Moment, Settlement, Telemetry
+
+    from .adapter import AioPika
+    from .reading import Identity
+
+last_pulled: ContextVar[Delivery | None] = ContextVar("otel_messaging_aio_pika_gotten", default=None)
+"""The message that was pulled last here: another task may have settled it, which brings no context back."""
+
+
+class _Got(NamedTuple):
+    """A message that was pulled, and by whom."""
+
+    delivery: Delivery
+    queue: str
+    task: Callable[[], asyncio.Task[Any] | None]
+
+
+class Pulled:
+    """The messages that were pulled through a channel and are handled now."""
+
+    def __init__(self, pika: AioPika, telemetry: Telemetry, _channel: Any) -> None:
+        self.telemetry = telemetry
+        self._pika = pika
+        self._got: dict[Identity, _Got] = {}
+        self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def hold(self, queue: str, delivery: Delivery, identity: Identity) -> None:
+        """The application has a message."""
+        self._got[identity] = _Got(delivery, queue, weakref.ref(asyncio.current_task()))
+        self._pika.pulled[identity] = self
+        channel = identity[0]
+        if channel not in self._watched:  # one of the transport, which is another after a reconnect
+            self._watched.add(channel)
+            channel.closing.add_done_callback(partial(self._closed, weakref.ref(channel)), context=EmptyContext())
+
+    def find(self, identity: Identity) -> Delivery | None:
+        """A message, while it is handled."""
+        got = self._got.get(identity)
+        return None if got is None else got.delivery
+
+    def asked(self, queue: str) -> None:
+        """A queue is asked for the next message: what it gave to the same task, or to tasks now over, is handled."""
+        current = asyncio.current_task()
+        for identity, got in tuple(self._got.items()):
+            task = got.task()
+            if got.queue == queue and (task is None or task is current or task.done()):
+                self._end(identity)
+
+    def settled(self, identity: Identity, multiple: bool) -> None:
+        """The broker was told what became of a message, or of all up to it."""
+        self._end(identity)
+        if multiple:
+            channel, tag = identity
+            for other in tuple(self._got):
+                if other[0] is channel and other[1] <= tag:
+                    self._end(other)
+
+    def _closed(self, channel: Callable[[], Any], _closing: Any) -> None:
+        gone = channel()
+        for identity in tuple(self._got):
+            if identity[0] is gone or gone is None:
+                self._end(identity)
+
+    def _end(self, identity: Identity) -> None:
+        self._pika.pulled.pop(identity, None)
+        got = self._got.pop(identity, None)
+        if got is not None:
+            got.delivery.end()
+
+
+class Last:
+    """A settlement after which a pulled message is handled."""
+
+    __slots__ = ("_identity", "_multiple", "_pulled", "_settlement")
+
+    def __init__(self, settlement: Settlement | None, pulled: Pulled, identity: Identity, multiple: bool) -> None:
+        self._settlement = settlement
+        self._pulled = pulled
+        self._identity = identity
+        self._multiple = multiple
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It was told, or telling it failed."""
+        if self._settlement is not None:
+            self._settlement.end(error)
+        try:
+            self._pulled.settled(self._identity, self._multiple)
+        except Exception as failure:
+            report("settling a message that was pulled", failure)
+
+
+def wrap_get(pika: AioPika, get: Callable[..., Any]) -> Callable[..., Any]:
+    """`Queue.get` gives one message, which is handled until it is settled or the next one is asked for."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        began = None
+        try:
+            began = pika.asks(self)
+        except Exception as error:
+            report("Queue.get", error)
+        try:
+            message = await get(self, *args, **kwargs)
+        except BaseException as error:
+            if began is not None:
+                _report_failure(pika, self, error, began)
+            raise
+        try:
+            if began is not None and message is not None:
+                pika.got(self, message, began)
+        except Exception as error:
+            report("Queue.get", error)
+        return message
+
+    return wrapper
+
+
+def _report_failure(pika: AioPika, queue: Any, error: BaseException, began: Moment) -> None:
+    try:
+        pika.got_none(queue, error, began)
+    except Exception as failure:
+        report("Queue.get", failure)

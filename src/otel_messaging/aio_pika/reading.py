@@ -1,0 +1,114 @@
+"""How aio-pika's objects are read."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.propagation import as_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+_DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
+# Queues that the broker names, that stand for direct replies, and that a robust queue names.
+_TEMPORARY = re.compile(r"amq\.gen-|amq\.rabbitmq\.reply-to|amq_(0x)?[0-9a-f]{24,32}$")
+# Headers in which the broker counts: deliveries from a quorum queue, and the times a message was dead-lettered.
+_COUNTS = frozenset({"x-delivery-count", "x-death"})
+Identity = tuple[Any, Any]
+
+
+def identify(message: Any) -> Identity:
+    """What tells a message from others: it can hold no mark, and no weak reference."""
+    return (message._IncomingMessage__channel, message.delivery_tag)
+
+
+def describe(message: Any, properties: Any, body: bytes, headers: dict[str, Any] | None) -> v.Facts:
+    """What is known of a message: of every message, and of those about which there is more to tell."""
+    known: v.Facts = (
+        (v.RABBITMQ_DELIVERY_TAG, message.delivery_tag),
+        (v.MESSAGE_ID, properties.message_id),
+        (v.CONVERSATION_ID, properties.correlation_id),
+        (v.BODY_SIZE, len(body)),
+    )
+    if message.redelivered:
+        known += ((v.REDELIVERED, True),)
+    if properties.priority or properties.expiration:
+        known += wishes(properties)
+    if headers and not _COUNTS.isdisjoint(headers):
+        known += _counted(headers)
+    return known
+
+
+def wishes(properties: Any) -> v.Facts:
+    """What the publisher asks of the broker."""
+    expiration = properties.expiration
+    if isinstance(expiration, str):  # the transport's, in milliseconds
+        expiration = int(expiration) / 1000 if expiration.isdigit() else None
+    elif isinstance(expiration, timedelta):
+        expiration = expiration.total_seconds()
+    elif not isinstance(expiration, (int, float)):
+        expiration = None  # a point in time
+    return (
+        (v.RABBITMQ_PRIORITY, properties.priority or None),
+        (v.RABBITMQ_EXPIRATION, None if expiration is None else float(expiration)),
+    )
+
+
+def _counted(headers: dict[str, Any]) -> v.Facts:
+    """What the broker has counted. A quorum queue counts the deliveries before this one."""
+    before, deaths = headers.get("x-delivery-count"), headers.get("x-death")
+    facts: v.Facts = ((v.ATTEMPT, before + 1),) if isinstance(before, int) else ()
+    if not isinstance(deaths, list) or not all(isinstance(death, dict) for death in deaths):
+        return facts
+    first = deaths[-1] if deaths else {}  # the latest is in front
+    return (
+        *facts,
+        (v.RABBITMQ_DEATH_QUEUE, as_text(headers.get("x-first-death-queue", first.get("queue")))),
+        (v.RABBITMQ_DEATH_REASON, as_text(headers.get("x-first-death-reason", first.get("reason")))),
+        (v.RABBITMQ_DEATH_COUNT, sum(count for death in deaths if isinstance(count := death.get("count"), int))),
+    )
+
+
+def time_waited(sent: Any) -> float | None:
+    """How long ago a message was sent, by the publisher's clock and to the second: AMQP has no finer timestamps."""
+    if not isinstance(sent, datetime):
+        return None
+    if sent.tzinfo is None:
+        sent = sent.replace(tzinfo=timezone.utc)
+    return float(time.time() - sent.timestamp())
+
+
+def published_to(exchange: str, routing_key: str, composed: bool) -> v.Destination:
+    temporary = bool(_TEMPORARY.match(routing_key)) and (composed or not exchange)
+    named = ":".join(part for part in (exchange, routing_key) if part) or "amq.default"
+    return v.Destination(exchange or routing_key or "amq.default", semconv=named, temporary=temporary)
+
+
+def consumed_from(exchange: str, routing_key: str, queue: str, composed: bool) -> v.Destination:
+    parts = dict.fromkeys(part for part in (exchange, routing_key, queue) if part)
+    name = queue or exchange or routing_key
+    temporary = any(_TEMPORARY.match(part) for part in (parts if composed else (name,)))
+    return v.Destination(name, semconv=":".join(parts), temporary=temporary)
+
+
+def server(url: Any) -> v.Facts:
+    """Host and port; never the whole address, which holds the password."""
+    if url is None:
+        return ()
+    return ((v.SERVER_ADDRESS, url.host), (v.SERVER_PORT, url.port or _DEFAULT_PORTS.get(url.scheme)))
+
+
+def address(owner: Any) -> Any:
+    """The address that an exchange or a queue is behind."""
+    channel = getattr(owner, "channel", None)  # gone when the exchange is deleted
+    connection = getattr(channel, "_connection", None) or getattr(channel, "connection", None)  # the latter in 9.0
+    return getattr(connection, "url", None)
+
+
+def fold(headers: Mapping[Any, Any] | None) -> dict[str, Any] | None:
+    return {str(name).lower(): value for name, value in headers.items()} if headers else None

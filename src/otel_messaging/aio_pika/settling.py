@@ -1,0 +1,41 @@
+"""Acknowledgements, and `message.process()`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.safety import report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .adapter import AioPika
+
+
+def wrap_process_exit(pika: AioPika, leave: Callable[..., Any]) -> Callable[..., Any]:
+    """`message.process()` sees what handling a message raised, even if the application catches it later."""
+
+    async def wrapper(self: Any, kind: Any, error: Any, trace: Any) -> Any:
+        try:
+            context = pika.telemetry.context() if error is not None else None
+            delivery = pika.delivery(self.message, context) if context is not None else None
+            if delivery is not None:
+                delivery.fail(error)
+        except Exception as failure:
+            report("ProcessContext.__aexit__", failure)
+        return await leave(self, kind, error, trace)
+
+    return wrapper
+
+
+def acked(multiple: bool = False) -> v.Attributes:
+    return {v.SETTLE_MULTIPLE: True} if multiple else {}
+
+
+def nacked(multiple: bool = False, requeue: bool = True) -> v.Attributes:
+    return {**acked(multiple), v.SETTLE_REQUEUE: bool(requeue)}
+
+
+def rejected(requeue: bool = False) -> v.Attributes:
+    return {v.SETTLE_REQUEUE: bool(requeue)}

@@ -1,0 +1,68 @@
+"""What the instrumentor of kafka-python keeps: its producers and consumers, and an end to them at exit."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core.state import keep
+
+from .consumer import Consumer
+from .producer import Producer
+
+if TYPE_CHECKING:
+    from otel_messaging.core.telemetry import Telemetry
+
+
+class Kafka:
+    """Reads kafka-python's objects for the telemetry of one instrumentor."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+        self._watching = False
+
+    def watch(self) -> None:
+        """End what is still on its way when the interpreter exits.
+
+        Called before a producer is made: exit handlers run last in, first out, so that the producer, which flushes in
+        its own, comes first, and a tracer provider made earlier can still export.
+        """
+        if not self._watching:
+            self._watching = True
+            adapter = weakref.ref(self)
+            atexit.register(_at_exit, adapter)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=lambda: _in_child(adapter))
+
+    def producers(self) -> list[Producer]:
+        """The producers that have sent something and are still there."""
+        return list(self._producers)
+
+    def producer(self, producer: Any) -> Producer:
+        """What is kept for a producer."""
+        return keep(producer, self.telemetry, self._add_producer)
+
+    def consumer(self, consumer: Any) -> Consumer:
+        """What is kept for a consumer."""
+        return keep(consumer, self.telemetry, Consumer)
+
+    def _add_producer(self, telemetry: Telemetry, producer: Any) -> Producer:
+        state = Producer(telemetry, producer)
+        self._producers.add(state)
+        return state
+
+
+def _at_exit(adapter: weakref.ref[Kafka]) -> None:
+    kafka = adapter()
+    for producer in kafka.producers() if kafka is not None else ():
+        producer.abandon()
+
+
+def _in_child(adapter: weakref.ref[Kafka]) -> None:
+    """A forked child has no sender thread: what its parent sent is its parent's."""
+    kafka = adapter()
+    for producer in kafka.producers() if kafka is not None else ():
+        producer.pending.clear()

@@ -1,0 +1,456 @@
+"""`KafkaConsumer`: loops, lists of records, and commits."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.batch import Batch
+from otel_messaging.core.cache import Cache
+from otel_messaging.core.safety import report
+from otel_messaging.core.scope import Held, Loop
+from otel_messaging.core.state import find
+from otel_messaging.core.telemetry import Failure, Moment
+
+from .cluster import Cluster, Partition
+from .records import SYSTEM, fold, key_text
+from .settling import begin_settling, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+
+    from otel_messaging.core.metrics import Lag
+    from otel_messaging.core.telemetry import Delivery, Operation, Settlement, Telemetry
+
+    from .adapter import Kafka
+
+
+_UNCOMMITTED = Failure("consumer_closed", "the consumer was closed before the broker answered")
+
+
+class _Source(NamedTuple):
+    """What is the same for all records of a partition."""
+
+    partition: Partition
+    operation: Operation
+
+
+_Sources = Cache[tuple[str, int], _Source]
+
+
+class Consumer:
+    """What is kept for a consumer."""
+
+    def __init__(self, telemetry: Telemetry, consumer: Any) -> None:
+        self.held = Held()
+        self.telemetry = telemetry
+        self.pending: set[_Commit] = set()
+        self._polled: tuple[Held, ...] = ()
+        self._cluster = Cluster(consumer._client.cluster)
+        self._assignment = consumer._subscription.assignment  # one dictionary, as long as the consumer lives
+        config = consumer.config
+        self._facts = (*SYSTEM, (v.CLIENT_ID, config["client_id"]), (v.GROUP, config["group_id"]))
+        self._looped: _Sources = Cache()
+        self._listed: _Sources = Cache()
+        self._calls: Cache[tuple[str, int | None], Operation] = Cache()
+        self._lags: Cache[Partition, Lag] = Cache()
+
+    def hand_out(self, record: Any, context: Context) -> None:
+        """A loop over the consumer has a record."""
+        source = self.looped(record.topic, record.partition)
+        behind = self._behind(source.partition, record)
+        self.held.hold(self._deliver(source, record, behind, context))
+        if source.partition in self._lags:
+            self._lags[source.partition].value = behind
+
+    def ask(self) -> Moment:
+        """The application asks for lists of records. Until there are any, it may still be handling those before."""
+        self.held.end()
+        for held in self._polled:
+            if held.is_left():
+                held.end()
+        return Moment.now()
+
+    def hand_over(self, polled: dict[Any, list[Any]], began: Moment) -> None:
+        """The application has lists of records: those before are handled, in this thread at least.
+
+        Args:
+            polled: the lists. They are replaced.
+            began: when it asked for them.
+        """
+        self._end_current()
+        context = self.telemetry.context()
+        if context is None:
+            return
+        sources = {tp: self.listed(tp.topic, tp.partition) for tp, records in polled.items() if records}
+        seen = [tp for tp, source in sources.items() if not source.operation.excluded]
+        if not seen:
+            return
+        records = [record for tp in seen for record in polled[tp]]
+        facts = (
+            (v.BATCH_COUNT, len(records)),
+            (v.BATCH_SIZE, sum(max(0, record.serialized_value_size) for record in records)),
+        )
+        headers = [fold(record.headers) for record in records]
+        self.telemetry.receive(self._call(seen), facts, headers, context, began)
+        for tp in seen:
+            if sources[tp].partition in self._lags:
+                self._lags[sources[tp].partition].value = self._behind(sources[tp].partition, polled[tp][-1])
+        batches = {tp: Batch(polled[tp], _handler(self, sources[tp])) for tp in seen}
+        for batch in batches.values():
+            batch.held.entered = self.held.entered
+        self._polled = tuple(batch.held for batch in batches.values())
+        polled.update(batches)
+
+    def fail(self, error: Exception, began: Moment) -> None:
+        """Asking for lists of records has raised an exception."""
+        context = self.telemetry.context()
+        if context is not None:
+            self.telemetry.receive(self._call(list(self._assignment)), (), (), context, began, error)
+
+    def settlement(self, verb: str, offsets: Any = None) -> Settlement | None:
+        """Begin to commit offsets, those of all partitions if none are given."""
+        context = self.telemetry.context()
+        partitions = list(self._assignment) if offsets is None else _partitions(offsets)
+        if context is None or partitions is None:
+            return None
+        delivery = self.telemetry.current_delivery(context)
+        if delivery is not None and all(held.delivery is not delivery for held in (self.held, *self._polled)):
+            delivery = None
+        return self.telemetry.settle(verb, self._call(partitions), delivery, (), {})
+
+    def abandon(self) -> None:
+        """Nothing will be heard of commits that are still on their way."""
+        for commit in list(self.pending):
+            commit.failed(_UNCOMMITTED)
+
+    def enter(self) -> None:
+        """A ``with`` block around the consumer will show the exceptions of its body."""
+        for held in (self.held, *self._polled):
+            held.entered = True
+
+    def exit(self, error: BaseException | None) -> None:
+        """The ``with`` block has ended, perhaps by an exception."""
+        for held in (self.held, *self._polled):
+            held.exit(error)
+
+    def close(self) -> None:
+        """The consumer was closed or has unsubscribed, perhaps in another thread."""
+        for held in (self.held, *self._polled):
+            held.close()
+        self._lags = Cache()
+        self._forget()
+
+    def forget(self) -> None:
+        """Partitions that now belong to others have no lag here."""
+        if not self._lags.keys() <= self._assignment.keys():
+            self._lags = Cache({key: lag for key, lag in self._lags.items() if key in self._assignment})
+            self._forget()
+
+    def looped(self, topic: str, partition: int) -> _Source:
+        """What is the same for all records of a partition that a loop over the consumer hands out."""
+        if self._cluster.has_changed():
+            self._forget()
+        return self._looped.get((topic, partition)) or self._source(self._looped, v.DELIVER, topic, partition)
+
+    def listed(self, topic: str, partition: int) -> _Source:
+        """What is the same for all records of a partition that come in lists."""
+        if self._cluster.has_changed():
+            self._forget()
+        return self._listed.get((topic, partition)) or self._source(self._listed, v.PROCESS, topic, partition)
+
+    def _forget(self) -> None:
+        self._looped.clear()
+        self._listed.clear()
+        self._calls.clear()
+
+    def _source(self, sources: _Sources, action: v.Action, topic: str, partition: int) -> _Source:
+        key = Partition(topic, partition)
+        facts = (*self._facts, *self._cluster.facts(topic, partition), (v.KAFKA_PARTITION, partition))
+        operation = self.telemetry.operation(action, "process", v.Destination(topic), facts)
+        source = sources.put(key, _Source(key, operation))
+        if key not in self._lags and not source.operation.excluded:
+            facts = (*SYSTEM, (v.DESTINATION, topic), self._facts[-1], (v.KAFKA_PARTITION, partition))
+            lag = self.telemetry.lag(facts)
+            if lag is not None:
+                self._lags.put(key, lag)
+        return source
+
+    def _call(self, partitions: list[Any]) -> Operation:
+        """A call about partitions. What they have in common is told of it."""
+        topics = {partition.topic for partition in partitions}
+        topic = topics.pop() if len(topics) == 1 else ""
+        partition = partitions[0].partition if len(partitions) == 1 else None
+        call = self._calls.get((topic, partition))
+        if call is None:
+            facts = (*self._facts, *self._cluster.facts(topic, partition), (v.KAFKA_PARTITION, partition))
+            call = self.telemetry.operation(v.RECEIVE, "poll", v.Destination(topic), facts)
+            self._calls.put((topic, partition), call)
+        return call
+
+    def _deliver(self, source: _Source, record: Any, behind: int | None, context: Context) -> Delivery | None:
+        size = record.serialized_value_size
+        stamp = record.timestamp
+        facts = (
+            (v.KAFKA_OFFSET, record.offset),
+            (v.KAFKA_KEY, key_text(record.key)),
+            (v.BODY_SIZE, size if size >= 0 else None),
+            (v.KAFKA_TOMBSTONE, True if size < 0 else None),  # the value itself is what a deserializer made of it
+            (v.LAG, behind),
+        )
+        waited = time.time() - stamp / 1000 if stamp is not None and stamp >= 0 else None
+        delivery = self.telemetry.deliver(source.operation, facts, fold(record.headers), None, context, waited)
+        if delivery is not None:
+            self.telemetry.tell_consume_hook(delivery, record)
+        return delivery
+
+    def _behind(self, partition: Partition, record: Any) -> int | None:
+        """How many records were behind one when the broker was last heard of. Nobody is asked for it."""
+        if not self.telemetry.settings.lag:
+            return None
+        state = self._assignment.get(partition)
+        end = state.highwater if state is not None else None
+        return max(0, end - record.offset - 1) if end is not None and end >= 0 else None
+
+    def _end_current(self) -> None:
+        """The record that is handled in this thread is handled. Other threads have lists of their own."""
+        context = self.telemetry.context()
+        current = self.telemetry.current_delivery(context) if context is not None else None
+        for held in self._polled:
+            if current is not None and held.delivery is current:
+                held.end()
+
+
+class _Commit:
+    """A commit that the broker has not answered yet."""
+
+    __slots__ = ("_pending", "_settlement")
+
+    def __init__(self, pending: set[_Commit], settlement: Settlement) -> None:
+        self._pending = pending
+        self._settlement = settlement
+        pending.add(self)
+
+    def answered(self, _answer: Any) -> None:
+        """The broker has the offsets."""
+        self._end(None)
+
+    def failed(self, error: BaseException | Failure | None) -> None:
+        """The broker does not have the offsets, or nobody will know."""
+        self._end(error)
+
+    def _end(self, error: BaseException | Failure | None) -> None:
+        try:
+            self._pending.remove(self)  # atomic: the client's thread and close() may both want it
+        except KeyError:
+            return
+        self._settlement.end(error)
+
+
+def _handler(consumer: Consumer, source: _Source) -> Callable[[Any], Delivery | None]:
+    """What begins to handle one record of a list."""
+
+    def begin(record: Any) -> Delivery | None:
+        try:
+            context = consumer.telemetry.context()
+            if context is None:
+                return None
+            return consumer._deliver(source, record, consumer._behind(source.partition, record), context)
+        except Exception as error:
+            report("looping over records", error)
+            return None
+
+    return begin
+
+
+def _partitions(offsets: Any) -> list[Any] | None:
+    """The partitions of offsets, or None where these are none: the library says so itself."""
+    well_formed = isinstance(offsets, dict) and all(
+        hasattr(key, "topic") and hasattr(key, "partition") for key in offsets
+    )
+    return list(offsets) if well_formed else None
+
+
+def wrap_next(kafka: Kafka, advance: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.__next__` hands out one record, which is handled until the next is asked for."""
+    telemetry = kafka.telemetry
+
+    def wrapper(self: Any) -> Any:
+        state = find(self)
+        if state is not None:
+            state.held.end()
+        record = advance(self)
+        try:
+            context = telemetry.context()
+            if context is not None:
+                kafka.consumer(self).hand_out(record, context)
+        except Exception as error:
+            report("KafkaConsumer.__next__", error)
+        return record
+
+    return wrapper
+
+
+def wrap_iter(kafka: Kafka, iterate: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.__iter__` returns the consumer itself, which would not notice that a loop was left."""
+
+    def wrapper(self: Any) -> Any:
+        iterator = iterate(self)
+        try:
+            if kafka.telemetry.enabled and iterator is self:
+                return Loop(self, kafka.consumer(self).held)
+        except Exception as error:
+            report("KafkaConsumer.__iter__", error)
+        return iterator
+
+    return wrapper
+
+
+def wrap_poll(kafka: Kafka, poll: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.poll` hands out records by lists. `__next__` calls it too, by an argument that is its own."""
+    telemetry = kafka.telemetry
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        began = None
+        try:
+            if _is_asked_by_iterator(*args, **kwargs):
+                state = find(self)
+                if state is not None:
+                    state.forget()
+            elif telemetry.context() is not None:
+                state = kafka.consumer(self)
+                state.forget()
+                began = state.ask()
+        except Exception as error:
+            report("KafkaConsumer.poll", error)
+        try:
+            polled = poll(self, *args, **kwargs)
+        except Exception as error:
+            if began is not None:
+                _guard(kafka.consumer(self).fail, error, began)
+            raise
+        if polled and began is not None:
+            _guard(kafka.consumer(self).hand_over, polled, began)
+        return polled
+
+    return wrapper
+
+
+def _is_asked_by_iterator(
+    _timeout_ms: Any = 0, _max_records: Any = None, update_offsets: Any = True, **_named: Any
+) -> bool:
+    return not update_offsets
+
+
+def _guard(tell: Callable[..., None], *args: Any) -> None:
+    try:
+        tell(*args)
+    except Exception as error:
+        report("KafkaConsumer.poll", error)
+
+
+def wrap_enter(kafka: Kafka, enter: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.__enter__`, since 3.0: its block will show the exceptions that leave a loop in it."""
+
+    def wrapper(self: Any) -> Any:
+        entered = enter(self)
+        try:
+            if kafka.telemetry.enabled:
+                kafka.consumer(self).enter()
+        except Exception as error:
+            report("KafkaConsumer.__enter__", error)
+        return entered
+
+    return wrapper
+
+
+def wrap_exit(_kafka: Kafka, leave: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.__exit__`, since 3.0: the exception that passes is the one that handling a record raised."""
+
+    def wrapper(self: Any, kind: Any, error: Any, trace: Any) -> Any:
+        state = find(self)
+        if state is not None:
+            state.exit(error)
+        return leave(self, kind, error, trace)
+
+    return wrapper
+
+
+def wrap_close_consumer(_kafka: Kafka, close: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.close` ends the handling of records, perhaps in another thread, and gives up on commits."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        state = find(self)
+        if state is None:
+            return close(self, *args, **kwargs)
+        state.close()
+        try:
+            return close(self, *args, **kwargs)
+        finally:
+            state.abandon()
+
+    return wrapper
+
+
+def wrap_unsubscribe(_kafka: Kafka, unsubscribe: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.unsubscribe` ends the handling of records."""
+
+    def wrapper(self: Any) -> Any:
+        state = find(self)
+        if state is not None:
+            state.close()
+        return unsubscribe(self)
+
+    return wrapper
+
+
+def wrap_commit(kafka: Kafka, commit: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.commit` returns when the broker has answered. What is committed by itself does not come here."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        settlement = begin_settling(kafka.consumer, self, "commit", _offsets(*args, **kwargs))
+        return settle(settlement, commit, self, args, kwargs)
+
+    return wrapper
+
+
+def wrap_commit_async(kafka: Kafka, commit: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaConsumer.commit_async` returns at once; its future tells what became of it."""
+    event = kafka.telemetry.settings.settle == "event"  # it cannot wait for the answer: the message is handled by then
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        settlement = begin_settling(kafka.consumer, self, "commit_async", _offsets(*args, **kwargs))
+        try:
+            future = commit(self, *args, **kwargs)
+        except BaseException as error:
+            if settlement is not None:
+                settlement.end(error)
+            raise
+        if settlement is not None:
+            _await_commit(kafka, self, settlement, future, event)
+        return future
+
+    return wrapper
+
+
+def _await_commit(kafka: Kafka, consumer: Any, settlement: Settlement, future: Any, event: bool) -> None:
+    if event or not hasattr(future, "add_errback"):
+        done = getattr(future, "is_done", False)
+        settlement.end(future.exception if done else None)
+        return
+    commit = _Commit(kafka.consumer(consumer).pending, settlement)
+    try:
+        future.add_callback(commit.answered)
+        future.add_errback(commit.failed)
+        if future.is_done:  # until 2.1.2 without a lock: the answer may have come between its question and ours
+            commit.failed(future.exception)
+    except Exception as error:
+        commit.failed(None)
+        report("KafkaConsumer.commit_async", error)
+
+
+def _offsets(offsets: Any = None, *_args: Any, **_kwargs: Any) -> Any:
+    return offsets

@@ -1,0 +1,264 @@
+"""`KafkaProducer`: records on their way, and transactions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.cache import Cache
+from otel_messaging.core.propagation import fields
+from otel_messaging.core.safety import report
+from otel_messaging.core.state import find
+from otel_messaging.core.telemetry import Failure, PublishRequest
+
+from .cluster import Cluster
+from .records import SYSTEM, fold, key_text, well_formed
+from .settling import begin_settling, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+
+    from otel_messaging.core.telemetry import Operation, Publication, Settlement, Telemetry
+
+    from .adapter import Kafka
+
+
+_HEADERS_SINCE = (0, 11)
+_REST = ("partition", "timestamp_ms")  # of the parameters of `send`, those that follow the headers
+_CLOSED = Failure("producer_closed", "the producer was closed before the broker answered")
+
+
+class Producer:
+    """What is kept for a producer. It must not refer to the producer itself, which its pending messages would keep."""
+
+    def __init__(self, telemetry: Telemetry, producer: Any) -> None:
+        self.pending: set[_Sent] = set()
+        self.acknowledged_offsets = producer.config["acks"] != 0  # without acknowledgement the offset is made up
+        self.carries_headers = producer.config["api_version"] >= _HEADERS_SINCE
+        self.serializes = producer.config["value_serializer"] is not None
+        self._serializes_keys = producer.config["key_serializer"] is not None
+        self.telemetry = telemetry
+        self._cluster = Cluster(producer._metadata)
+        self._facts = (*SYSTEM, (v.CLIENT_ID, producer.config["client_id"]))
+        self._operations: Cache[str, Operation] = Cache()
+
+    def operation(self, topic: str) -> Operation:
+        """What is the same for all messages to a topic."""
+        if self._cluster.has_changed():
+            self._operations.clear()
+        operation = self._operations.get(topic)
+        if operation is None:
+            facts = (*self._facts, *self._cluster.facts(topic, None))
+            operation = self.telemetry.operation(v.PUBLISH, "send", v.Destination(topic), facts)
+            self._operations.put(topic, operation)
+        return operation
+
+    def may_carry(self, value: Any, key: Any, headers: Any) -> bool:
+        """Whether a context may be added to a record."""
+        if not self.carries_headers or not (headers is None or well_formed(headers)):
+            return False
+        # What is too large with a context is sent without, so that it must be possible to serialize it twice.
+        once = (self.serializes and hasattr(value, "__next__")) or (self._serializes_keys and hasattr(key, "__next__"))
+        return not once
+
+    def settlement(self, verb: str) -> Settlement | None:
+        """Begin a step of a transaction. It is told of the message that is being handled, of whatever library."""
+        context = self.telemetry.context()
+        if context is None:
+            return None
+        return self.telemetry.settle(verb, self.operation(""), self.telemetry.current_delivery(context), (), {})
+
+    def leader(self, topic: str, partition: int) -> v.Facts:
+        """The broker that leads a partition, and its cluster."""
+        return self._cluster.leader(topic, partition)
+
+    def abandon(self) -> None:
+        """Nothing will be heard of what is still on its way."""
+        for sent in list(self.pending):
+            sent.failed(_CLOSED)
+
+
+class _Sent:
+    """A message that the producer has, until the broker has answered. Called on the producer's own thread."""
+
+    __slots__ = ("_producer", "_publication", "_sized")
+
+    def __init__(self, producer: Producer, publication: Publication, sized: bool) -> None:
+        self._producer = producer
+        self._publication: Publication | None = publication
+        self._sized = sized
+        producer.pending.add(self)
+
+    def acknowledged(self, metadata: Any) -> None:
+        """The broker has the record."""
+        publication = self._claim()
+        if publication is not None:
+            facts: v.Facts = ()
+            try:
+                if publication.span.is_recording():
+                    facts = self._facts(metadata, publication.operation.facts)
+            except Exception as error:
+                report("acknowledging a record", error)
+            finally:
+                publication.end(facts=facts)
+
+    def failed(self, error: BaseException | Failure | None) -> None:
+        """The broker does not have the record, or nobody will know."""
+        publication = self._claim()
+        if publication is not None:
+            publication.end(error)
+
+    def answered(self, future: Any) -> None:
+        """The answer is there already."""
+        if future.exception is not None:
+            self.failed(future.exception)
+        else:
+            self.acknowledged(future.value)
+
+    def _claim(self) -> Publication | None:
+        try:
+            self._producer.pending.remove(self)  # atomic: the producer's thread and close() may both want it
+        except KeyError:
+            return None
+        publication, self._publication = self._publication, None  # futures that are kept, keep us until 3.0
+        return publication
+
+    def _facts(self, metadata: Any, known: v.Facts) -> v.Facts:
+        leader = self._producer.leader(metadata.topic, metadata.partition)
+        size = metadata.serialized_value_size
+        return (
+            (v.KAFKA_PARTITION, metadata.partition),
+            (v.KAFKA_OFFSET, metadata.offset if self._producer.acknowledged_offsets and metadata.offset >= 0 else None),
+            (v.BODY_SIZE, None if self._sized or size < 0 else size),
+            (v.KAFKA_TOMBSTONE, True if size < 0 else None),
+            *(() if all(fact in known for fact in leader) else leader),
+        )
+
+
+def _add(headers: list[tuple[str, bytes]] | None, carrier: dict[str, str]) -> list[tuple[str, bytes]]:
+    """A new list of headers, with a context in it instead of any that was there."""
+    kept = [item for item in headers if item[0].lower() not in fields()] if headers else []
+    kept.extend([(name, value.encode()) for name, value in carrier.items()])
+    return kept
+
+
+def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaProducer.send` is where every record enters; its future tells what became of it."""
+    from kafka.errors import MessageSizeTooLargeError as too_large  # noqa: N813 (imported when the library is)
+
+    telemetry = kafka.telemetry
+
+    def wrapper(
+        self: Any, topic: Any, value: Any = None, key: Any = None, headers: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        producer = publication = None
+        sent = headers
+        try:
+            context = telemetry.context()
+            if context is not None and isinstance(topic, str):
+                producer = kafka.producer(self)
+                publication = _begin(telemetry, producer, context, topic, value, key, headers)
+                if publication.carrier and producer.may_carry(value, key, headers):
+                    sent = _add(headers, publication.carrier)
+                if telemetry.publish_hook is not None:
+                    rest = {**dict(zip(_REST, args, strict=False)), **kwargs}
+                    arguments = {"topic": topic, "value": value, "key": key, "headers": headers, **rest}
+                    telemetry.tell_publish_hook(publication, PublishRequest(self, topic, arguments))
+        except Exception as error:
+            report("KafkaProducer.send", error)
+        try:
+            if sent is headers:
+                future = send(self, topic, value, key, headers, *args, **kwargs)
+            else:
+                future = _carry(send, too_large, (self, topic, value, key), headers, sent, args, kwargs)
+        except BaseException as error:
+            if publication is not None:
+                publication.end(error)
+            raise
+        if producer is not None and publication is not None:
+            _await_answer(producer, publication, future, isinstance(value, bytes) and not producer.serializes)
+        return future
+
+    return wrapper
+
+
+def _carry(
+    send: Callable[..., Any],
+    too_large: type[Exception],
+    record: tuple[Any, ...],
+    headers: Any,
+    sent: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Send a record with its context, or without where it is too large: perhaps it is so only with it."""
+    try:
+        future = send(*record, sent, *args, **kwargs)
+    except too_large:
+        future = None
+    # Until 2.3 the error comes with the future. Either way the producer has not taken the record.
+    if future is None or (getattr(future, "is_done", False) and isinstance(future.exception, too_large)):
+        return send(*record, headers, *args, **kwargs)
+    return future
+
+
+def _begin(
+    telemetry: Telemetry, producer: Producer, context: Context, topic: str, value: Any, key: Any, headers: Any
+) -> Publication:
+    facts = (
+        (v.KAFKA_KEY, key_text(key)),
+        (v.BODY_SIZE, len(value) if isinstance(value, bytes) and not producer.serializes else None),
+        (v.KAFKA_TOMBSTONE, True if value is None and not producer.serializes else None),
+    )
+    folded = fold(headers) if headers and well_formed(headers) else None
+    return telemetry.publish(producer.operation(topic), facts, folded, context)
+
+
+def _await_answer(producer: Producer, publication: Publication, future: Any, sized: bool) -> None:
+    sent = _Sent(producer, publication, sized)
+    try:
+        future.add_callback(sent.acknowledged)
+        future.add_errback(sent.failed)
+        if future.is_done:  # until 2.1.2 without a lock: the answer may have come between its question and ours
+            sent.answered(future)
+    except Exception as error:
+        sent.failed(None)  # no future of the library: nothing will be heard
+        report("KafkaProducer.send", error)
+
+
+def wrap_init(kafka: Kafka, init: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaProducer.__init__` registers an exit handler that flushes; ours has to run after it."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kafka.watch()
+        return init(self, *args, **kwargs)
+
+    return wrapper
+
+
+def wrap_close_producer(_kafka: Kafka, close: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaProducer.close` may give up on records: their spans must not outlive it."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return close(self, *args, **kwargs)
+        finally:
+            state = find(self)
+            if state is not None and getattr(self, "_closed", True):
+                state.abandon()
+
+    return wrapper
+
+
+def transacts(verb: str) -> Callable[[Kafka, Callable[..., Any]], Callable[..., Any]]:
+    """A step of a transaction, with its outcome."""
+
+    def wrap(kafka: Kafka, step: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return settle(begin_settling(kafka.producer, self, verb), step, self, args, kwargs)
+
+        return wrapper
+
+    return wrap

@@ -1,0 +1,29 @@
+"""How records are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.propagation import as_text
+
+SYSTEM = ((v.SYSTEM, "kafka"),)
+
+
+def key_text(key: Any) -> str | None:
+    """A key as text, if it has one that is beyond doubt."""
+    if isinstance(key, (int, float)):
+        return str(key)
+    return None if isinstance(key, (list, tuple)) else as_text(key)
+
+
+def fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | None:
+    return {name.lower(): value for name, value in headers} if headers else None
+
+
+def well_formed(headers: Any) -> bool:
+    """Whether the library will take these headers: if not, its own error must reach the application."""
+    return type(headers) is list and all(
+        isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], bytes)
+        for item in headers
+    )

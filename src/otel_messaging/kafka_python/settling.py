@@ -1,0 +1,34 @@
+"""What producer and consumer tell the broker of offsets and transactions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core.safety import report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_messaging.core.telemetry import Settlement
+
+
+def begin_settling(state: Callable[[Any], Any], client: Any, verb: str, *args: Any) -> Settlement | None:
+    try:
+        return state(client).settlement(verb, *args)  # type: ignore[no-any-return]
+    except Exception as error:
+        report(verb, error)
+        return None
+
+
+def settle(
+    settlement: Settlement | None, call: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    try:
+        result = call(client, *args, **kwargs)
+    except BaseException as error:
+        if settlement is not None:
+            settlement.end(error)
+        raise
+    if settlement is not None:
+        settlement.end()
+    return result

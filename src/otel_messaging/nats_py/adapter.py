@@ -1,0 +1,121 @@
+"""What the instrumentor of nats-py does for all of its patches."""
+
+from __future__ import annotations
+
+from asyncio import TimeoutError as AsyncioTimeoutError
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core.state import find, keep
+from otel_messaging.core.telemetry import Moment, PublishRequest
+
+from .client import Client
+from .pulling import Asked, Last, last_pulled
+from .reading import is_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from otel_messaging.core import vocabulary as v
+    from otel_messaging.core.settling import Ends
+    from otel_messaging.core.telemetry import Publication, Settlement, Telemetry
+
+
+class Nats:
+    """Reads nats-py's objects for the telemetry of one instrumentor."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+
+    def client(self, client: Any) -> Client:
+        """What is kept for a connection."""
+        return keep(client, self.telemetry, Client)
+
+    def begin(
+        self, verb: str, owner: Any, client: Any, subject: Any, payload: Any, headers: Any, arguments: Mapping[str, Any]
+    ) -> Publication | None:
+        """Begin to publish.
+
+        Args:
+            verb: the library's own word for it.
+            owner: what the application calls.
+            client: the connection.
+            subject: where to.
+            payload: what.
+            headers: the application's headers.
+            arguments: all arguments of the application, for the hook.
+
+        Returns:
+            The message on its way, or None if it is not to be told of.
+        """
+        context = self.telemetry.context()
+        if context is None or not isinstance(subject, str):
+            return None
+        state = self.client(client)
+        if state.is_silent(subject) or is_reply(subject, self.telemetry.current_delivery(context)):
+            return None
+        publication = state.publish(verb, subject, payload, headers, context)
+        if self.telemetry.publish_hook is not None:
+            self.telemetry.tell_publish_hook(publication, PublishRequest(owner, subject, arguments))
+        return publication
+
+    def settlement(self, verb: str, message: Any, details: v.Attributes) -> Ends | None:
+        """Begin to settle a message."""
+        state = find(message._client)
+        asked = state.pulled.get(id(message)) if state is not None else None
+        settlement = self._settlement(verb, message, details, asked)
+        return settlement if asked is None or verb == "in_progress" else Last(settlement, asked, message)
+
+    def _settlement(self, verb: str, message: Any, details: v.Attributes, asked: Asked | None) -> Settlement | None:
+        context = self.telemetry.context()
+        if context is None or not message.reply:
+            return None
+        delivery = self.telemetry.current_delivery(context)
+        while delivery is not None and delivery.message is not message:
+            delivery = delivery.before()[1]  # one may be pulled while another is handled
+        if delivery is None and asked is not None:
+            delivery = asked.find(message)
+        if delivery is not None:
+            return self.telemetry.settle(verb, delivery.operation, delivery, (), details)
+        operation = self.client(message._client).deliveries("", "").operation(message.subject)
+        return self.telemetry.settle(verb, operation, None, (), details)
+
+    def asks(self, subscription: Any) -> Moment | None:
+        """A subscription is asked for one message: what it gave to the same task before is handled."""
+        state, last = find(subscription), last_pulled.get()
+        if state is not None:
+            state.asked()
+        if last is not None and last.done:
+            last.end()
+            last_pulled.set(None)
+        return Moment.now() if self.telemetry.context() is not None else None
+
+    def got(self, subscription: Any, message: Any, began: Moment) -> None:
+        """A subscription has given one message."""
+        context = self.telemetry.context()
+        if context is not None:
+            keep(subscription, self.telemetry, Asked).hand_out(message, context, began)
+
+    def fetches(self, pulling: Any) -> Moment | None:
+        """A pull subscription is asked for messages: the one that it gave to the same task before is handled."""
+        state = find(pulling._sub) if pulling._sub is not None else None
+        if state is not None:
+            state.fetches()
+        return Moment.now() if self.telemetry.context() is not None else None
+
+    def fetched(self, pulling: Any, messages: list[Any], began: Moment) -> list[Any]:
+        """A pull subscription has given messages. Returns what the application gets instead of the list."""
+        context = self.telemetry.context()
+        if context is None or not messages:
+            return messages
+        state = keep(pulling._sub, self.telemetry, Asked)
+        state.bind(pulling, None)
+        return state.list(messages, context, began)
+
+    def failed(self, pulling: Any, error: BaseException, began: Moment) -> None:
+        """Asking for messages has raised an exception."""
+        context = self.telemetry.context()
+        if context is None or pulling._sub is None or isinstance(error, (AsyncioTimeoutError, ValueError, TypeError)):
+            return  # nothing has come in time, or nobody was asked
+        state = keep(pulling._sub, self.telemetry, Asked)
+        state.bind(pulling, None)
+        self.telemetry.receive(state.failing(), (), (), context, began, error)

@@ -1,0 +1,260 @@
+"""What is kept for a connection, and for what is delivered through it."""
+
+from __future__ import annotations
+
+import time
+from asyncio import CancelledError
+from contextvars import Context as EmptyContext
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.cache import Cache
+from otel_messaging.core.propagation import fields
+from otel_messaging.core.safety import report
+from otel_messaging.core.state import find
+from otel_messaging.core.telemetry import Failure
+
+from .reading import DELIVERED, describe, fold, split_reply
+from .telling import acknowledged
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.context import Context
+
+    from otel_messaging.core.metrics import Lag
+    from otel_messaging.core.telemetry import Delivery, Operation, Publication, Telemetry
+
+    from .adapter import Nats
+    from .pulling import Asked
+
+
+_HEADER_OVERHEAD = len("NATS/1.0\r\n\r\n")
+_LINE_OVERHEAD = len(": \r\n")
+_UNANSWERED = Failure("nats.errors.ConnectionClosedError", "closed before the stream has acknowledged the message")
+
+
+class Client:
+    """What is kept for a connection."""
+
+    def __init__(self, telemetry: Telemetry, client: Any) -> None:
+        self.telemetry = telemetry
+        self._client = client
+        self.consumers: dict[str, Any] = {}
+        """Configurations of JetStream consumers that are being subscribed to, by the subject that they deliver to."""
+        self.unanswered: dict[Future[Any], Publication] = {}
+        """Messages that no stream has acknowledged yet, by what the application waits for."""
+        self.pulled: dict[int, Asked] = {}
+        """What gave the messages that were pulled and are handled now, by their ids."""
+        self._prefix: Any = None
+        self._silent: tuple[str, ...] = ("$",)
+        self._server: Any = None
+        self._number: Any = None
+        self._facts: v.Facts = ()
+        self._publishes: Cache[tuple[str, str], Operation] = Cache()
+        self._deliveries: Cache[tuple[str, str, v.Action], Deliveries] = Cache()
+
+    def awaits(self, future: Future[Any], publication: Publication) -> None:
+        """A message is published that a stream will acknowledge, or perhaps will not."""
+        self.unanswered[future] = publication
+        future.add_done_callback(self.answered, context=EmptyContext())
+
+    def answered(self, future: Future[Any], error: BaseException | Failure | None = None) -> None:
+        """A stream has acknowledged a message or refused it, or nobody waits for that any more."""
+        publication = self.unanswered.pop(future, None)
+        if publication is None:
+            return
+        facts: v.Facts = ()
+        try:
+            if error is None and future.done():
+                # `exception()` would mark it as seen, and asyncio logs those that nobody has seen.
+                error = CancelledError() if future.cancelled() else getattr(future, "_exception", None)
+                facts = acknowledged(future.result())[1] if error is None else ()
+        except Exception as failure:
+            report("JetStreamContext.publish_async", failure)
+        finally:
+            publication.end(error, facts)
+
+    def close(self) -> None:
+        """The connection is closed: no stream will answer."""
+        for future in tuple(self.unanswered):
+            self.answered(future, _UNANSWERED)
+
+    def is_silent(self, subject: str) -> bool:
+        """Whether a subject is the system's own, or the inbox of a reply."""
+        prefix = self._client._inbox_prefix
+        if prefix is not self._prefix:  # connecting sets it
+            self._prefix, self._silent = prefix, ("$", bytes(prefix).decode() + ".")
+        return subject.startswith(self._silent)
+
+    def facts(self) -> v.Facts:
+        """The server in use, which changes when the client reconnects."""
+        server, number = self._client._current_server, self._client._client_id
+        if server is not self._server or number != self._number:
+            self._server, self._number = server, number
+            self._publishes.clear()
+            uri = getattr(server, "uri", None)
+            self._facts = (
+                (v.SYSTEM, "nats"),
+                (v.SERVER_ADDRESS, uri.hostname if uri is not None else None),
+                (v.SERVER_PORT, uri.port if uri is not None else None),
+                (v.CLIENT_ID, None if number is None else str(number)),
+            )
+        return self._facts
+
+    def publish(self, verb: str, subject: str, payload: Any, headers: Any, context: Context) -> Publication:
+        """Begin to publish a message."""
+        facts = self.facts()
+        operation = self._publishes.get((verb, subject))
+        if operation is None:
+            facts = (*facts, (v.NATS_SUBJECT, subject))
+            operation = self.telemetry.operation(v.PUBLISH, verb, v.Destination(subject), facts)
+            self._publishes.put((verb, subject), operation)
+        folded = fold(headers)
+        return self.telemetry.publish(operation, describe(payload, folded), folded, context)
+
+    def add(self, headers: Any, carrier: Mapping[str, str], payload: Any) -> Any:
+        """The headers with a context in them, in a new dictionary; as they are where that would do harm.
+
+        A server without headers closes the connection on any, and so does every server on a message that crosses its
+        limit with its headers, which the client does not check.
+        """
+        if not self._client._server_info.get("headers"):
+            return headers
+        ours = fields()
+        try:
+            sent = {name: value for name, value in headers.items() if name.lower() not in ours} if headers else {}
+            sent.update(carrier)
+            size = len(payload) + _HEADER_OVERHEAD
+            size += sum(len(name) + len(str(value).encode()) + _LINE_OVERHEAD for name, value in sent.items())
+        except (AttributeError, TypeError, ValueError):
+            return headers  # the library says itself what is wrong with them
+        return sent if size <= self._client._max_payload else headers
+
+    def deliveries(self, subject: str, queue: str, action: v.Action = v.DELIVER) -> Deliveries:
+        """What is the same for all messages of a subscription that come the same way."""
+        found = self._deliveries.get((subject, queue, action))
+        return found or self._deliveries.put((subject, queue, action), Deliveries(self, subject, queue, action))
+
+    def forget(self, subject: str, queue: str) -> None:
+        """A subscription is over: nothing more is known of what waits for it."""
+        for action in (v.DELIVER, v.PROCESS):
+            found = self._deliveries.get((subject, queue, action))
+            if found is not None:
+                found.lags.clear()
+
+
+class Deliveries:
+    """What is kept for a subscription, for messages that come one way."""
+
+    def __init__(self, client: Client, subject: str, queue: str, action: v.Action) -> None:
+        self.telemetry = client.telemetry
+        self.source = (subject, queue)
+        self.lags: Cache[tuple[str, str], Lag | None] = Cache()
+        self._client = client
+        self._subject = subject
+        self._template = subject if "*" in subject or ">" in subject else None
+        self._group = queue or None
+        self._action = action
+        self._tells_lag = client.telemetry.settings.lag
+        self._facts: v.Facts = ()
+        self._operations: Cache[str, Operation] = Cache()
+        self._calls: Cache[tuple[str, str | None], Operation] = Cache()
+
+    def operation(self, subject: str) -> Operation:
+        """What is the same for all messages with a subject."""
+        self._refresh()
+        operation = self._operations.get(subject)
+        if operation is None:
+            facts = (*self._facts, (v.NATS_SUBJECT, subject), (v.NATS_GROUP, self._group))
+            destination = v.Destination(subject, template=self._template)
+            operation = self.telemetry.operation(self._action, "process", destination, facts)
+            self._operations.put(subject, operation)
+        return operation
+
+    def call(self, verb: str, subject: str | None) -> Operation:
+        """A call that pulls messages, and the subject that they have in common."""
+        self._refresh()
+        call = self._calls.get((verb, subject))
+        if call is None:
+            facts = (*self._facts, (v.NATS_SUBJECT, subject), (v.NATS_GROUP, self._group))
+            destination = v.Destination(subject or "", template=self._template)
+            call = self._calls.put((verb, subject), self.telemetry.operation(v.RECEIVE, verb, destination, facts))
+        return call
+
+    def hand_out(self, message: Any) -> Delivery | None:
+        """The application has a message."""
+        try:
+            context = self.telemetry.context()
+            if context is None or self._client.is_silent(message.subject):
+                return None
+            headers = fold(message.headers)
+            facts, waited = describe(message.data, headers), None
+            reply = message.reply
+            if reply and reply.startswith(DELIVERED):
+                told, waited = self.stored(reply)
+                facts += told
+            operation = self.operation(message.subject)
+            delivery = self.telemetry.deliver(operation, facts, headers, message, context, waited)
+            if delivery is not None:
+                self.telemetry.tell_consume_hook(delivery, message)
+            return delivery
+        except Exception as error:
+            report("delivering a NATS message", error)
+            return None
+
+    def stored(self, reply: str) -> tuple[v.Facts, float | None]:
+        """What JetStream tells of a message, and how long it has waited, in seconds."""
+        words = split_reply(reply)
+        if words is None:
+            return (), None
+        stream, consumer, attempt, sequence, _number, stamp, pending = words
+        try:
+            behind = int(pending) if self._tells_lag else None
+            facts: v.Facts = (
+                (v.NATS_STREAM, stream),
+                (v.NATS_SEQUENCE, int(sequence)),
+                (v.ATTEMPT, int(attempt)),
+                (v.LAG, behind),
+                (v.NATS_GROUP, None if self._group else consumer),
+            )
+            waited = time.time() - int(stamp) / 1e9
+        except ValueError:
+            return (), None
+        if behind is not None:
+            self._wait(stream, consumer, behind)
+        return facts, waited
+
+    def _wait(self, stream: str, consumer: str, behind: int) -> None:
+        key = (stream, consumer)
+        if key not in self.lags:
+            facts = (
+                (v.SYSTEM, "nats"),
+                (v.DESTINATION, self._subject or None),
+                (v.NATS_STREAM, stream),
+                (v.NATS_GROUP, self._group),
+            )
+            self.lags.put(key, self.telemetry.lag(facts))
+        lag = self.lags[key]
+        if lag is not None:
+            lag.value = behind
+
+    def _refresh(self) -> None:
+        facts = self._client.facts()
+        if facts is not self._facts:
+            self._facts = facts
+            self._operations.clear()
+            self._calls.clear()
+
+
+def wrap_close(_nats: Nats, close: Callable[..., Any]) -> Callable[..., Any]:
+    """`Client._close` is where a connection ends, in whatever way."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        state = find(self)
+        if state is not None:
+            state.close()
+        return await close(self, *args, **kwargs)
+
+    return wrapper

@@ -1,0 +1,155 @@
+"""`publish` and `request`, of the client and of JetStream."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core.safety import report
+from otel_messaging.core.state import find
+
+from .services import replied
+from .telling import NOTHING, Told, acknowledged, inherited, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .adapter import Nats
+
+
+def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
+    """`Client.publish` is where every message leaves, the library's own too."""
+
+    async def wrapper(
+        self: Any, subject: Any, payload: Any = b"", reply: Any = "", headers: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        publication, sent = None, headers
+        try:
+            carrier = inherited()
+            if carrier is None:
+                arguments = {"subject": subject, "payload": payload, "reply": reply, "headers": headers}
+                publication = nats.begin("publish", self, self, subject, payload, headers, arguments)
+                carrier = publication.carrier if publication is not None else NOTHING
+            if carrier:
+                sent = nats.client(self).add(headers, carrier, payload)
+        except Exception as error:
+            report("Client.publish", error)
+        try:
+            result = await publish(self, subject, payload, reply, sent, *args, **kwargs)
+        except BaseException as error:
+            if publication is not None:
+                publication.end(error)
+            raise
+        if publication is not None:
+            publication.end()
+        return result
+
+    return wrapper
+
+
+def wrap_request(nats: Nats, request: Callable[..., Any]) -> Callable[..., Any]:
+    """`Client.request` publishes and waits for the reply: one operation, which the reply ends."""
+
+    async def wrapper(
+        self: Any,
+        subject: Any,
+        payload: Any = b"",
+        timeout: Any = 0.5,
+        old_style: Any = False,
+        headers: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        publication = None
+        try:
+            if inherited() is None:
+                arguments = {"subject": subject, "payload": payload, "headers": headers, "timeout": timeout}
+                publication = nats.begin("request", self, self, subject, payload, headers, arguments)
+        except Exception as error:
+            report("Client.request", error)
+        call = partial(request, self, subject, payload, timeout, old_style, headers, *args, **kwargs)
+        return await tell(publication, call, replied)
+
+    return wrapper
+
+
+def wrap_jetstream_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
+    """`JetStreamContext.publish` is a request that the stream answers with an acknowledgement."""
+
+    async def wrapper(
+        self: Any,
+        subject: Any,
+        payload: Any = b"",
+        timeout: Any = None,
+        stream: Any = None,
+        headers: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        publication = None
+        try:
+            if inherited() is None:
+                arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **kwargs}
+                publication = nats.begin("publish", self, self._nc, subject, payload, headers, arguments)
+        except Exception as error:
+            report("JetStreamContext.publish", error)
+        call = partial(publish, self, subject, payload, timeout, stream, headers, *args, **kwargs)
+        return await tell(publication, call, acknowledged)
+
+    return wrapper
+
+
+def wrap_publish_async(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
+    """`JetStreamContext.publish_async` returns a future of the acknowledgement."""
+
+    async def wrapper(
+        self: Any,
+        subject: Any,
+        payload: Any = b"",
+        wait_stall: Any = None,
+        stream: Any = None,
+        headers: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        publication = None
+        try:
+            if inherited() is None:
+                arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **kwargs}
+                publication = nats.begin("publish", self, self._nc, subject, payload, headers, arguments)
+        except Exception as error:
+            report("JetStreamContext.publish_async", error)
+        if publication is None:
+            return await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
+        told = Told(publication.carrier)
+        try:
+            future = await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
+        except BaseException as error:
+            publication.end(error)
+            raise
+        finally:
+            told.end()
+        try:
+            nats.client(self._nc).awaits(future, publication)
+        except Exception as error:
+            publication.end()
+            report("JetStreamContext.publish_async", error)
+        return future
+
+    return wrapper
+
+
+def wrap_async_reply(_nats: Nats, handle_reply: Callable[..., Any]) -> Callable[..., Any]:
+    """`JetStreamContext._handle_async_reply` raises what a stream refuses a message with; the future stays as it is."""
+
+    async def wrapper(self: Any, msg: Any) -> Any:
+        try:
+            return await handle_reply(self, msg)
+        except Exception as error:
+            state = find(self._nc)
+            future = self._publish_async_futures.get(msg.subject.rpartition(".")[2])
+            if state is not None and future is not None:
+                state.answered(future, error)
+            raise
+
+    return wrapper

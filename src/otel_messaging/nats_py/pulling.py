@@ -1,0 +1,254 @@
+"""`next_msg` and `fetch`: messages that are asked for."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from asyncio import current_task
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.batch import Batch
+from otel_messaging.core.safety import report
+from otel_messaging.core.state import keep
+
+from .client import Client, Deliveries
+from .reading import NUID, describe, fold, split_reply, subscribed
+from .telling import NOTHING, Told, inherited
+
+if TYPE_CHECKING:
+    from asyncio import Task
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+
+    from otel_messaging.core.scope import Held
+    from otel_messaging.core.telemetry import Delivery, Moment, Operation, Settlement, Telemetry
+
+    from .adapter import Nats
+
+
+last_pulled: ContextVar[Delivery | None] = ContextVar("otel_messaging_nats_pulled", default=None)
+"""The message that was pulled last here: another task may have settled it, which brings no context back."""
+
+
+class _Got(NamedTuple):
+    """A message that was pulled, and by whom."""
+
+    delivery: Delivery
+    task: Callable[[], Task[Any] | None]
+
+
+class Asked:
+    """What is kept for a subscription that is asked for messages."""
+
+    def __init__(self, telemetry: Telemetry, subscription: Any) -> None:
+        self.telemetry = telemetry
+        self._client = keep(subscription._conn, telemetry, Client)
+        self._source = subscribed(subscription)
+        self._bound = False
+        self._got: dict[int, _Got] = {}
+        self._batches: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
+
+    def bind(self, pulling: Any, filters: str | None) -> None:
+        """It is that of a pull subscription, whose own subject is made up.
+
+        Args:
+            pulling: the pull subscription.
+            filters: the subjects that it was made for, if that was seen.
+        """
+        if not self._bound or filters:
+            consumer = pulling._consumer or ""
+            self._bound = True
+            self._source = (filters or "", "" if NUID.match(consumer) else consumer)
+
+    def call(self, verb: str, subject: str | None) -> Operation:
+        """A call that pulls messages, and the subject that they have in common."""
+        return self._deliveries(v.PROCESS).call(verb, subject)
+
+    def failing(self) -> Operation:
+        """A call that has failed to get messages, of the subject that all of them have, if there is just one."""
+        subject = self._source[0]
+        return self.call("fetch", subject if subject and not re.search("[*>,]", subject) else None)
+
+    def hand_out(self, message: Any, context: Context, began: Moment) -> None:
+        """The application has asked for one message, and got it."""
+        subject = message.subject
+        semconv = self.telemetry.vocabulary.semconv
+        if semconv and not self._client.is_silent(subject):
+            headers = fold(message.headers)
+            known = describe(message.data, headers)
+            self.telemetry.receive(self.call("next_msg", subject), known, [headers], context, began)
+        delivery = self._deliveries(v.PROCESS if semconv else v.DELIVER).hand_out(message)
+        if delivery is not None and not delivery.done:
+            self._got[id(message)] = _Got(delivery, weakref.ref(current_task()))
+            self._client.pulled[id(message)] = self
+            last_pulled.set(delivery)
+
+    def list(self, messages: list[Any], context: Context, began: Moment) -> list[Any]:
+        """The application has asked for several messages, and got a list, which is replaced."""
+        deliveries = self._deliveries(v.PROCESS)
+        seen = [message for message in messages if not self._is_hidden(deliveries, message.subject)]
+        if not seen:
+            return messages
+        subjects = {message.subject for message in seen}
+        words = split_reply(seen[0].reply) if seen[0].reply else None
+        facts = (
+            (v.BATCH_COUNT, len(seen)),
+            (v.BATCH_SIZE, sum(len(message.data) for message in seen)),
+            (v.NATS_STREAM, words[0] if words is not None else None),
+            (v.NATS_GROUP, words[1] if words is not None else None),
+        )
+        headers = [fold(message.headers) for message in seen]
+        call = deliveries.call("fetch", subjects.pop() if len(subjects) == 1 else None)
+        self.telemetry.receive(call, facts, headers, context, began)
+        batch = Batch(messages, deliveries.hand_out)
+        task = current_task()
+        if task is not None:
+            self._batches[task] = batch.held
+        return batch
+
+    def asked(self) -> None:
+        """It is asked for the next message: what it gave to the same task, or to tasks now over, is handled."""
+        if self._got:
+            current = current_task()
+            for key, got in tuple(self._got.items()):
+                task = got.task()
+                if task is None or task is current or task.done():
+                    self._end(key)
+
+    def fetches(self) -> None:
+        """It is asked for the next list: what the same task handles is handled."""
+        task = current_task()
+        held = self._batches.pop(task, None) if task is not None else None
+        if held is not None:
+            held.end()
+
+    def find(self, message: Any) -> Delivery | None:
+        """A message, while it is handled."""
+        got = self._got.get(id(message))
+        return None if got is None else got.delivery
+
+    def settled(self, message: Any) -> None:
+        """The broker was told what became of a message."""
+        self._end(id(message))
+
+    def close(self) -> None:
+        """The subscription is closed, perhaps in another task."""
+        for key in tuple(self._got):
+            self._end(key)
+        for held in tuple(self._batches.values()):
+            held.close()
+        self._batches.clear()
+        self._client.forget(*self._source)
+
+    def _deliveries(self, action: v.Action) -> Deliveries:
+        return self._client.deliveries(*self._source, action)
+
+    def _is_hidden(self, deliveries: Deliveries, subject: str) -> bool:
+        return self._client.is_silent(subject) or deliveries.operation(subject).excluded
+
+    def _end(self, key: int) -> None:
+        self._client.pulled.pop(key, None)
+        got = self._got.pop(key, None)
+        if got is not None:
+            got.delivery.end()
+
+
+class Last:
+    """A settlement after which a pulled message is handled."""
+
+    __slots__ = ("_asked", "_message", "_settlement")
+
+    def __init__(self, settlement: Settlement | None, asked: Asked, message: Any) -> None:
+        self._settlement = settlement
+        self._asked = asked
+        self._message = message
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It was told, or telling it failed."""
+        if self._settlement is not None:
+            self._settlement.end(error)
+        try:
+            self._asked.settled(self._message)
+        except Exception as failure:
+            report("settling a message that was pulled", failure)
+
+
+def wrap_fetch(nats: Nats, fetch: Callable[..., Any]) -> Callable[..., Any]:
+    """`PullSubscription.fetch` gives a list of messages. What it does for that inside is the library's own."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not nats.telemetry.enabled or inherited() is not None:
+            return await fetch(self, *args, **kwargs)
+        began = None
+        try:
+            began = nats.fetches(self)
+        except Exception as error:
+            report("PullSubscription.fetch", error)
+        told = Told(NOTHING)
+        try:
+            messages = await fetch(self, *args, **kwargs)
+        except Exception as error:
+            if began is not None:
+                _report_failure(nats, self, error, began)
+            raise
+        finally:
+            told.end()
+        try:
+            return messages if began is None else nats.fetched(self, messages, began)
+        except Exception as error:
+            report("PullSubscription.fetch", error)
+            return messages
+
+    return wrapper
+
+
+def _report_failure(nats: Nats, pulling: Any, error: BaseException, began: Moment) -> None:
+    try:
+        nats.failed(pulling, error, began)
+    except Exception as failure:
+        report("PullSubscription.fetch", failure)
+
+
+def wrap_pull_subscribe(nats: Nats, subscribe: Callable[..., Any]) -> Callable[..., Any]:
+    """`JetStreamContext.pull_subscribe` knows the subjects; what it returns does not."""
+
+    async def wrapper(self: Any, subject: Any, *args: Any, **kwargs: Any) -> Any:
+        pulling = await subscribe(self, subject, *args, **kwargs)
+        try:
+            if nats.telemetry.enabled:
+                state = keep(pulling._sub, nats.telemetry, Asked)
+                state.bind(pulling, _filters(subject, *args, **kwargs))
+        except Exception as error:
+            report("JetStreamContext.pull_subscribe", error)
+        return pulling
+
+    return wrapper
+
+
+def _filters(subject: str, _durable: Any = None, _stream: Any = None, config: Any = None, *_: Any, **__: Any) -> str:
+    return ",".join(getattr(config, "filter_subjects", None) or (subject,))
+
+
+def wrap_next_msg(nats: Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
+    """`Subscription.next_msg` gives one message, also that of a push consumer. `fetch` calls it too."""
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not nats.telemetry.enabled or inherited() is not None:
+            return await advance(self, *args, **kwargs)
+        began = None
+        try:
+            began = nats.asks(self)
+        except Exception as error:
+            report("Subscription.next_msg", error)
+        message = await advance(self, *args, **kwargs)
+        try:
+            if began is not None:
+                nats.got(self, message, began)
+        except Exception as error:
+            report("Subscription.next_msg", error)
+        return message
+
+    return wrapper

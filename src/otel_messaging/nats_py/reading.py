@@ -1,0 +1,73 @@
+"""How nats-py's objects are read."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.propagation import as_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_messaging.core.telemetry import Delivery
+
+
+_MESSAGE_ID = "nats-msg-id"
+_INBOX = re.compile(r"\.[0-9A-Za-z]{22}(\.[0-9A-Za-z]+)?$")  # any client's, whatever its prefix is
+NUID = re.compile(r"[0-9A-Za-z]{22}$")  # a consumer's name, where the library makes it up
+DELIVERED = "$JS.ACK."  # what replies to messages of JetStream begin with
+_SHORT, _LONG = 9, 11  # how many words such a reply has: without and with a domain and an account
+
+
+def describe(payload: Any, headers: dict[str, Any] | None) -> v.Facts:
+    size = len(payload) if hasattr(payload, "__len__") else None
+    return ((v.BODY_SIZE, size), (v.MESSAGE_ID, as_text(headers.get(_MESSAGE_ID)) if headers else None))
+
+
+def fold(headers: Any) -> dict[str, Any] | None:
+    """Headers with their names in lower case; None where there are none, or they are not what the library takes."""
+    if not headers:
+        return None
+    try:
+        return {name.lower(): value for name, value in headers.items()}
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def is_reply(subject: str, delivery: Delivery | None) -> bool:
+    """Whether a subject is the inbox that the message being handled asks to be answered at."""
+    if delivery is None or getattr(delivery.message, "reply", None) != subject:  # perhaps another library's message
+        return False
+    return _INBOX.search(subject) is not None
+
+
+def consumed_from(subject: str, queue: Any, consumer: Any) -> tuple[str, str]:
+    """What a subscription gets its messages from, perhaps with wildcards, and the group that shares them.
+
+    A JetStream consumer delivers to a subject made up for it. Without a filter it gets all that its stream has.
+    """
+    if consumer is None:
+        return subject, queue or ""
+    filters = consumer.filter_subject or ",".join(getattr(consumer, "filter_subjects", None) or (">",))
+    return filters, consumer.deliver_group or consumer.durable_name or ""
+
+
+def subscribed(subscription: Any) -> tuple[str, str]:
+    """The source of a subscription without a callback."""
+    jetstream = subscription._jsi
+    consumer = jetstream._ccreq if jetstream is not None else None
+    return consumed_from(subscription._subject, subscription._queue, consumer)
+
+
+def split_reply(reply: str) -> Sequence[str] | None:
+    """The words of a reply subject that tell of a message of JetStream.
+
+    ``$JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<sequence>.<number>.<time>.<pending>[.<token>]``.
+    `Msg.metadata` reads them too, but keeps what it has read in the message, which then equals no other.
+    """
+    words = reply.split(".", _LONG + 1)
+    if len(words) == _SHORT:
+        return words[2:]
+    return words[4:_LONG] if len(words) >= _LONG else None

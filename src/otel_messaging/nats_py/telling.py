@@ -1,0 +1,103 @@
+"""Calls that publish inside: what is told of once, and what is not told of."""
+
+from __future__ import annotations
+
+from asyncio import current_task
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.safety import report
+from otel_messaging.core.telemetry import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from otel_messaging.core.telemetry import Publication
+
+    from .adapter import Nats
+
+NOTHING: dict[str, str] = {}
+Outcome = tuple[Failure | None, v.Facts]
+
+
+class Told:
+    """A call that publishes inside what is told of already, or is not told of at all.
+
+    Attributes:
+        carrier: the headers to add to what it publishes.
+    """
+
+    __slots__ = ("_task", "carrier")
+
+    def __init__(self, carrier: Mapping[str, str]) -> None:
+        self.carrier = carrier
+        self._task: Any = current_task()
+        telling.set(self)
+
+    def end(self) -> None:
+        """The call has returned."""
+        self._task = None
+        telling.set(None)  # by value: a coroutine may be closed in another context than it ran in
+
+    def is_here(self) -> bool:
+        """Whether it is this task's call. Tasks that are made meanwhile inherit the variable, and may keep it."""
+        return self._task is not None and self._task is current_task()
+
+
+telling: ContextVar[Told | None] = ContextVar("otel_messaging_nats_told", default=None)
+
+
+def inherited() -> Mapping[str, str] | None:
+    """The headers to add to what is published now, if a call around it is told of, or is not to be."""
+    told = telling.get()
+    return told.carrier if told is not None and told.is_here() else None
+
+
+def acknowledged(acknowledgement: Any) -> Outcome:
+    return None, (
+        (v.NATS_STREAM, acknowledgement.stream),
+        (v.NATS_SEQUENCE, acknowledgement.seq),
+        (v.NATS_DUPLICATE, acknowledgement.duplicate or None),
+    )
+
+
+async def tell(publication: Publication | None, call: Callable[[], Any], read: Callable[[Any], Outcome]) -> Any:
+    """Make a call that publishes inside, and tell of it once. The headers are added inside, where they are complete."""
+    if publication is None:
+        return await call()
+    told = Told(publication.carrier)
+    try:
+        answer = await call()
+    except BaseException as error:
+        publication.end(error)
+        raise
+    finally:
+        told.end()
+    outcome: Outcome = (None, ())
+    try:
+        outcome = read(answer)
+    except Exception as error:
+        report("reading an answer", error)
+    finally:
+        publication.end(*outcome)
+    return answer
+
+
+def wrap_silently(nats: Nats, method: Callable[..., Any]) -> Callable[..., Any]:
+    """What is published inside is no message of the application's.
+
+    `Msg.respond` publishes a reply, which belongs to the request. The others ask JetStream for something, under a
+    prefix that the application may have chosen.
+    """
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not nats.telemetry.enabled or inherited() is not None:
+            return await method(self, *args, **kwargs)
+        told = Told(NOTHING)
+        try:
+            return await method(self, *args, **kwargs)
+        finally:
+            told.end()
+
+    return wrapper
