@@ -83,7 +83,7 @@ async def test_a_message_to_a_named_exchange_is_one_span(exchange, recorder, voc
         "messaging.system": "rabbitmq",
         "messaging.rabbitmq.destination.routing_key": "orders.new",
         "messaging.message.id": "m-1",
-        **driver.server(),
+        **driver._server(),
     }
     guide = {
         "messaging.destination.name": exchange.name,
