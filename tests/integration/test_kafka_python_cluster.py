@@ -7,6 +7,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from kafka import TopicPartition
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_messaging.core import cache, settings
@@ -79,17 +80,18 @@ def test_a_published_record_starts_with_the_bootstrap_broker_and_learns_its_lead
     assert server(producer.operation("t").attributes) == ("bootstrap", 1)
     cluster.refresh({("t", 0): 7})
     producer.operation("t")
-    assert dict(producer.leader("t", 0)) == {"server address": "broker-7", "server port": 9092, "cluster": None}
-    assert producer.leader("t", 1) == ()
+    learned = producer.place(TopicPartition("t", 0), producer.operation("t"))
+    assert dict(learned) == {"partition": 0, "server address": "broker-7", "server port": 9092, "cluster": None}
+    assert dict(producer.place(TopicPartition("t", 1), producer.operation("t"))) == {"partition": 1}
 
 
 def test_what_is_remembered_is_bounded(producer, consumer, cluster):
     cluster.refresh({(f"t{number}", 0): number for number in range(5_000)})
     for number in range(5_000):
-        producer.operation(f"t{number}")
-        producer.leader(f"t{number}", 0)
+        producer.place(TopicPartition(f"t{number}", 0), producer.operation(f"t{number}"))
         consumer.looped(f"t{number}", 0)
-    for kept in (producer._operations, producer._cluster._leaders, consumer._looped, consumer._cluster._leaders):
+    sent = (producer._operations, producer.places, producer._cluster._leaders)
+    for kept in (*sent, consumer._looped, consumer._cluster._leaders):
         assert 0 < len(kept) <= cache.LIMIT
     assert server(consumer.looped("t42", 0).operation.attributes) == ("broker-42", 9092)
 

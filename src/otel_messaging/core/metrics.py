@@ -180,9 +180,13 @@ class _Tally:
 
 
 class OperationMetrics:
-    """The instruments and attributes of one operation in one vocabulary."""
+    """The instruments and attributes of one operation in one vocabulary.
 
-    __slots__ = ("_attributes", "_duration", "_factor", "_tally")
+    Attributes:
+        timed: whether it matters how long the operation took.
+    """
+
+    __slots__ = ("_attributes", "_duration", "_factor", "_tally", "timed")
 
     def __init__(
         self, tally: _Tally | None, duration: Histogram | None, factor: float, attributes: v.Attributes
@@ -191,6 +195,7 @@ class OperationMetrics:
         self._duration = duration
         self._factor = factor
         self._attributes = attributes
+        self.timed = duration is not None
 
     def record(self, seconds: float, count: int, error_type: str | None) -> None:
         """Count messages and record how long the operation took."""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-_ZEROS = "0" * 32
 _FLAGS = {f"{flags:02x}": TraceFlags(flags) for flags in range(4)}
 _NOTHING: dict[str, str] = {}
 (BAGGAGE,) = baggage.clear(Context())
@@ -67,6 +66,11 @@ def _know() -> _Known:
 
 def as_text(value: Any) -> str | None:
     """A header's value as text: of a list the last, of bytes what they say in UTF-8, None where that is no text."""
+    if type(value) is bytes:  # the most usual first
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
     if isinstance(value, str):
         return value
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -97,6 +101,11 @@ class _HeaderGetter(Getter["Mapping[str, Any]"]):
 _getter = _HeaderGetter()
 
 
+def is_standard() -> bool:
+    """Whether the global propagator is W3C trace context and baggage, which an empty context gives nothing to."""
+    return _know().standard
+
+
 def fields() -> frozenset[str]:
     """The names of the headers that the global propagator writes, in lower case."""
     return _know().fields
@@ -113,7 +122,8 @@ def inject(span: Span, context: Context) -> dict[str, str]:
         The headers; none when there is nothing to carry, or the propagator fails.
     """
     try:
-        if _know().standard and BAGGAGE not in context:
+        known = _known if _known.propagator is propagate.get_global_textmap() else _know()
+        if known.standard and BAGGAGE not in context:
             trace_id, span_id, _, flags, state, valid = span.get_span_context()
             if not valid:
                 return _NOTHING
@@ -129,7 +139,8 @@ def inject(span: Span, context: Context) -> dict[str, str]:
 
 def remote(headers: Mapping[str, Any]) -> Span | None:
     """The span that headers of the usual form carry and nothing else, or None where `extract` has to look."""
-    if not _know().standard or "tracestate" in headers or "baggage" in headers:
+    known = _known if _known.propagator is propagate.get_global_textmap() else _know()
+    if not known.standard or "tracestate" in headers or "baggage" in headers:
         return None
     value = headers.get("traceparent")
     if type(value) is not str:
@@ -137,13 +148,14 @@ def remote(headers: Mapping[str, Any]) -> Span | None:
     found = _TRACEPARENT.fullmatch(value) if value is not None else None
     if found is None:
         return None
-    trace_id, span_id, flags = found.groups()
-    if trace_id == _ZEROS or span_id == _ZEROS[:16]:
-        return None
+    trace_text, span_text, flags = found.groups()
+    trace_id, span_id = int(trace_text, 16), int(span_text, 16)
     options = _FLAGS.get(flags)
+    if not trace_id or not span_id:
+        return None
     if options is None:
         options = TraceFlags(int(flags, 16))
-    return NonRecordingSpan(SpanContext(int(trace_id, 16), int(span_id, 16), True, options))
+    return NonRecordingSpan(SpanContext(trace_id, span_id, True, options))
 
 
 def extract(headers: Mapping[str, Any], context: Context) -> Context:

@@ -91,7 +91,18 @@ class Pull(NamedTuple):
 class Operation:
     """All that is the same for every message that goes one way: made once and kept, so that messages cost less."""
 
-    __slots__ = ("attributes", "destination", "excluded", "facts", "kind", "metrics", "name", "settles", "waiting")
+    __slots__ = (
+        "attributes",
+        "destination",
+        "excluded",
+        "facts",
+        "kind",
+        "metrics",
+        "name",
+        "settles",
+        "timed",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -110,6 +121,7 @@ class Operation:
         self.destination = destination
         self.facts = facts
         self.metrics = metrics
+        self.timed = any(recorder.timed for recorder in metrics)
         self.waiting = waiting
         self.excluded = excluded
         self.settles: dict[str, Operation] = {}
@@ -121,22 +133,23 @@ class Running:
     Its subclasses, made for every message, set these attributes themselves: a call to here would cost as much again.
     """
 
-    __slots__ = ("_started", "_telemetry", "operation", "span")
+    __slots__ = ("_open", "_started", "_telemetry", "operation", "span")
 
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float) -> None:
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float | None) -> None:
         self._telemetry = telemetry
-        self._started = started
+        self._started = started  # by the performance counter, if that matters; None where nobody collects metrics
+        self._open = True
         self.operation = operation
         self.span = span
 
     def _finish(
         self,
-        error: BaseException | Failure | None,
+        error: BaseException | Failure | None = None,
         facts: v.Facts = (),
         stopped: Moment | None = None,
         count: int = 1,
     ) -> None:
-        """End the span and count. Never raises.
+        """End the span and count. Harmless when called twice; never raises.
 
         Args:
             error: what went wrong, if anything did.
@@ -144,6 +157,9 @@ class Running:
             stopped: when the operation really ended, if that was before.
             count: how many messages it was about.
         """
+        if not self._open:
+            return
+        self._open = False
         try:
             span = self.span
             try:
@@ -159,14 +175,19 @@ class Running:
                             span.set_status(_OK)
             finally:
                 span.end(None if stopped is None else stopped.time)
-            recorders = self.operation.metrics
-            if recorders:
-                seconds = (time.perf_counter() if stopped is None else stopped.clock) - self._started
-                error_type = None if error is None else _error_type(error)
-                for recorder in recorders:
-                    recorder.record(seconds, count, error_type)
+            if self._started is not None:
+                self._count(self._started, error, stopped, count)
         except Exception as failure:
             safety.report(f"ending {self.operation.name!r}", failure)
+
+    def _count(self, started: float, error: BaseException | Failure | None, stopped: Moment | None, count: int) -> None:
+        operation = self.operation
+        seconds = 0.0
+        if operation.timed:
+            seconds = (time.perf_counter() if stopped is None else stopped.clock) - started
+        error_type = None if error is None else _error_type(error)
+        for recorder in operation.metrics:
+            recorder.record(seconds, count, error_type)
 
 
 class Publication(Running):
@@ -176,15 +197,21 @@ class Publication(Running):
         carrier: the headers to send with it; empty when there is nothing to send.
     """
 
-    __slots__ = ("_open", "carrier")
+    __slots__ = ("carrier",)
 
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
+    def __init__(
+        self, telemetry: Telemetry, operation: Operation, span: Span, started: float | None, carrier: dict[str, str]
+    ) -> None:
         self._telemetry = telemetry
-        self._started = time.perf_counter() if operation.metrics else 0.0
+        self._started = started
+        self._open = True
         self.operation = operation
         self.span = span
         self.carrier = carrier
-        self._open = True
+
+    def is_told(self) -> bool:
+        """Whether it matters to anybody what becomes of the message."""
+        return self._started is not None or self.span.is_recording()
 
     def learn(self, facts: v.Facts) -> None:
         """Something has become known of the message before the broker has answered.
@@ -197,16 +224,8 @@ class Publication(Running):
         except Exception as error:
             safety.report("describing a message", error)
 
-    def end(self, error: BaseException | Failure | None = None, facts: v.Facts = ()) -> None:
-        """The broker has answered, or will not. Harmless when called twice.
-
-        Args:
-            error: what went wrong, if anything did.
-            facts: what the answer says of the message.
-        """
-        if self._open:
-            self._open = False
-            self._finish(error, facts)
+    end = Running._finish
+    """The broker has answered, or will not."""
 
 
 class Delivery(Running):
@@ -219,9 +238,18 @@ class Delivery(Running):
 
     __slots__ = ("_error", "_outer", "_previous", "_stopped", "_where", "done", "message")
 
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, message: Any, previous: Context) -> None:
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        operation: Operation,
+        span: Span,
+        started: float | None,
+        message: Any,
+        previous: Context,
+    ) -> None:
         self._telemetry = telemetry
-        self._started = time.perf_counter() if operation.metrics else 0.0
+        self._started = started
+        self._open = operation is not _UNTOLD
         self.operation = operation
         self.span = span
         self.message = message
@@ -247,7 +275,8 @@ class Delivery(Running):
             return
         self.done = True
         self.message = None
-        self._finish(error or self._error, stopped=self._stopped)
+        if self._open:
+            self._finish(error or self._error, (), self._stopped)
 
     def fail(self, error: BaseException | Failure) -> None:
         """An exception was seen while the message is handled, which the application may yet catch.
@@ -335,6 +364,7 @@ class Telemetry:
         self.consume_hook = consume_hook
         scope, schema = f"otel_messaging.{library}", self.vocabulary.schema_url
         self._global = tracer_provider is None and meter_provider is None
+        self._metered = meter_provider is not None
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
         meter = metrics.get_meter(scope, __version__, meter_provider, schema)
         self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
@@ -350,7 +380,14 @@ class Telemetry:
         if not self.enabled:
             return None
         context = get_current()
-        if not _SUPPRESSION.isdisjoint(context) and any(context.get(key) for key in _SUPPRESSION):
+        if context and not _SUPPRESSION.isdisjoint(context) and any(context.get(key) for key in _SUPPRESSION):
+            return None
+        return context
+
+    def outgoing(self) -> Context | None:
+        """The same, for a message to be published. None also where nobody is told, and there is nothing to pass on."""
+        context = self.context()
+        if not context and self._global and _is_idle() and propagation.is_standard():
             return None
         return context
 
@@ -393,7 +430,7 @@ class Telemetry:
         """
         if operation.excluded or (self._global and _is_idle()):
             around: Any = context.get(_SPAN)
-            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
+            return Publication(self, _UNTOLD, INVALID_SPAN, None, propagation.inject(around or INVALID_SPAN, context))
         attributes = operation.attributes.copy()
         keys = self._keys  # what follows is Vocabulary.write, without the cost of a call per message
         for fact, value in facts:
@@ -404,8 +441,9 @@ class Telemetry:
         if headers:
             self._capture(headers, attributes)
             links = self._republished(headers, context)
+        started = self._clock(operation)
         span = self._tracer.start_span(operation.name, context, operation.kind, attributes, links)
-        return Publication(self, operation, span, propagation.inject(span, context))
+        return Publication(self, operation, span, started, propagation.inject(span, context))
 
     def tell_publish_hook(self, publication: Publication, request: PublishRequest) -> None:
         """Call the application's ``publish_hook``, whatever it does."""
@@ -440,17 +478,19 @@ class Telemetry:
         if operation.excluded:
             return None
         if self._global and _is_idle():
-            return self._pass_on(headers, message, context)
+            return self._pass_on(headers, message, context) if headers or context else None
         attributes = operation.attributes.copy()
         keys = self._keys  # what follows is Vocabulary.write, without the cost of a call per message
         for fact, value in facts:
             if value is not None:
                 for key, convert in keys[fact]:
                     attributes[key] = value if convert is None else convert(value)
-        if waited is not None and self.settings.queue_time:
-            self._waited(operation, max(0.0, waited), attributes)
+        started = self._clock(operation)
+        settings = self.settings
+        if waited is not None and settings.queue_time:
+            self._waited(operation, waited, attributes, started is not None)
         links: tuple[Link, ...] = ()
-        if headers and self.settings.capture_headers:
+        if headers and settings.capture_headers:
             self._capture(headers, attributes)
         usual = propagation.remote(headers) if headers and not context and not self.vocabulary.semconv else None
         if usual is not None:  # in the guide, nothing around
@@ -458,8 +498,8 @@ class Telemetry:
         else:
             parent, links = self._correlate(headers, context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
-        delivery = Delivery(self, operation, span, message, context)
-        if not self.settings.process_spans:
+        delivery = Delivery(self, operation, span, started, message, context)
+        if not settings.process_spans:
             delivery.end()
             return delivery
         attach(Context({**parent, _SPAN: span, _DELIVERY: delivery}))
@@ -491,7 +531,8 @@ class Telemetry:
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
         parent = _with_span(_recording(context), context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links, began.time)
-        Running(self, operation, span, began.clock)._finish(error, count=len(messages))
+        started = began.clock if self._clock(operation) is not None else None
+        Running(self, operation, span, started)._finish(error, count=len(messages))
 
     def pull(self, verb: str, destination: v.Destination, facts: v.Facts) -> Pull:
         """Prepare to pull single messages.
@@ -547,12 +588,18 @@ class Telemetry:
             settle = operation.settles[verb] = self.operation(v.SETTLE, verb, operation.destination, operation.facts)
         attributes = self.vocabulary.write({**settle.attributes, **details}, facts)
         span = self._tracer.start_span(settle.name, get_current(), settle.kind, attributes)
-        return Settlement(verb, details, span, Running(self, settle, span, time.perf_counter()))
+        return Settlement(verb, details, span, Running(self, settle, span, self._clock(settle)))
 
     def current_delivery(self, context: Context) -> Delivery | None:
         """The message that is being handled in a context."""
         delivery = context.get(_DELIVERY)
         return delivery if isinstance(delivery, Delivery) and not delivery.done else None
+
+    def _clock(self, operation: Operation) -> float | None:
+        """The performance counter, if it matters; None where nobody collects metrics, of which the API cannot tell."""
+        if not operation.metrics or not (self._metered or getattr(meters, "_METER_PROVIDER", 0) is not None):
+            return None
+        return time.perf_counter() if operation.timed else 0.0
 
     def _correlate(self, headers: Mapping[str, Any] | None, context: Context) -> tuple[Context, tuple[Link, ...]]:
         """The context of a message's span, and the spans that it is linked to."""
@@ -578,16 +625,18 @@ class Telemetry:
         usual = propagation.remote(headers) if headers and not context else None
         parent = self._correlate(headers, context)[0] if usual is None else Context({_SPAN: usual})
         span: Any = parent.get(_SPAN) or INVALID_SPAN
-        delivery = Delivery(self, _UNTOLD, span, message, context)
+        delivery = Delivery(self, _UNTOLD, span, None, message, context)
         if self.settings.process_spans:
             attach(Context({**parent, _DELIVERY: delivery}))
         else:
             delivery.end()
         return delivery
 
-    def _waited(self, operation: Operation, seconds: float, attributes: v.Attributes) -> None:
-        self.vocabulary.write(attributes, ((v.QUEUE_TIME, seconds),))
-        if operation.waiting is not None:
+    def _waited(self, operation: Operation, seconds: float, attributes: v.Attributes, metered: bool) -> None:
+        seconds = max(0.0, seconds)  # clocks differ
+        for key, _ in self._keys[v.QUEUE_TIME]:
+            attributes[key] = seconds
+        if metered and operation.waiting is not None:
             histogram, described = operation.waiting
             histogram.record(seconds, described)
 

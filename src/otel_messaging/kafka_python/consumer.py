@@ -36,6 +36,7 @@ class _Source(NamedTuple):
 
     partition: Partition
     operation: Operation
+    lag: Lag | None
 
 
 _Sources = Cache[tuple[str, int], _Source]
@@ -49,6 +50,7 @@ class Consumer:
         self.telemetry = telemetry
         self.pending: set[_Commit] = set()
         self._polled: tuple[Held, ...] = ()
+        self._tells_lag = telemetry.settings.lag
         self._cluster = Cluster(consumer._client.cluster)
         self._assignment = consumer._subscription.assignment  # one dictionary, as long as the consumer lives
         config = consumer.config
@@ -63,8 +65,8 @@ class Consumer:
         source = self.looped(record.topic, record.partition)
         behind = self._behind(source.partition, record)
         self.held.hold(self._deliver(source, record, behind, context))
-        if source.partition in self._lags:
-            self._lags[source.partition].value = behind
+        if source.lag is not None:
+            source.lag.value = behind
 
     def ask(self) -> Moment:
         """The application asks for lists of records. Until there are any, it may still be handling those before."""
@@ -97,8 +99,9 @@ class Consumer:
         headers = [fold(record.headers) for record in records]
         self.telemetry.receive(self._call(seen), facts, headers, context, began)
         for tp in seen:
-            if sources[tp].partition in self._lags:
-                self._lags[sources[tp].partition].value = self._behind(sources[tp].partition, polled[tp][-1])
+            source = sources[tp]
+            if source.lag is not None:
+                source.lag.value = self._behind(source.partition, polled[tp][-1])
         batches = {tp: Batch(polled[tp], _handler(self, sources[tp])) for tp in seen}
         for batch in batches.values():
             batch.held.entered = self.held.entered
@@ -171,13 +174,13 @@ class Consumer:
         key = Partition(topic, partition)
         facts = (*self._facts, *self._cluster.facts(topic, partition), (v.KAFKA_PARTITION, partition))
         operation = self.telemetry.operation(action, "process", v.Destination(topic), facts)
-        source = sources.put(key, _Source(key, operation))
-        if key not in self._lags and not source.operation.excluded:
+        lag = self._lags.get(key)
+        if lag is None and not operation.excluded:
             facts = (*SYSTEM, (v.DESTINATION, topic), self._facts[-1], (v.KAFKA_PARTITION, partition))
             lag = self.telemetry.lag(facts)
             if lag is not None:
                 self._lags.put(key, lag)
-        return source
+        return sources.put(key, _Source(key, operation, lag))
 
     def _call(self, partitions: list[Any]) -> Operation:
         """A call about partitions. What they have in common is told of it."""
@@ -196,20 +199,21 @@ class Consumer:
         stamp = record.timestamp
         facts = (
             (v.KAFKA_OFFSET, record.offset),
-            (v.KAFKA_KEY, key_text(record.key)),
+            (v.KAFKA_KEY, None if record.key is None else key_text(record.key)),
             (v.BODY_SIZE, size if size >= 0 else None),
             (v.KAFKA_TOMBSTONE, True if size < 0 else None),  # the value itself is what a deserializer made of it
             (v.LAG, behind),
         )
         waited = time.time() - stamp / 1000 if stamp is not None and stamp >= 0 else None
-        delivery = self.telemetry.deliver(source.operation, facts, fold(record.headers), None, context, waited)
-        if delivery is not None:
-            self.telemetry.tell_consume_hook(delivery, record)
+        telemetry = self.telemetry
+        delivery = telemetry.deliver(source.operation, facts, fold(record.headers), None, context, waited)
+        if delivery is not None and telemetry.consume_hook is not None:
+            telemetry.tell_consume_hook(delivery, record)
         return delivery
 
     def _behind(self, partition: Partition, record: Any) -> int | None:
         """How many records were behind one when the broker was last heard of. Nobody is asked for it."""
-        if not self.telemetry.settings.lag:
+        if not self._tells_lag:
             return None
         state = self._assignment.get(partition)
         end = state.highwater if state is not None else None
@@ -286,7 +290,9 @@ def wrap_next(kafka: Kafka, advance: Callable[..., Any]) -> Callable[..., Any]:
         try:
             context = telemetry.context()
             if context is not None:
-                kafka.consumer(self).hand_out(record, context)
+                if state is None or state.telemetry is not telemetry:
+                    state = kafka.consumer(self)
+                state.hand_out(record, context)
         except Exception as error:
             report("KafkaConsumer.__next__", error)
         return record

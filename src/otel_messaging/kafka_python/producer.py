@@ -31,23 +31,43 @@ _CLOSED = Failure("producer_closed", "the producer was closed before the broker 
 
 
 class Producer:
-    """What is kept for a producer. It must not refer to the producer itself, which its pending messages would keep."""
+    """What is kept for a producer. It must not refer to the producer itself, which its pending messages would keep.
+
+    Attributes:
+        pending: the messages that the broker has not answered yet.
+        measures: whether the size of a value is known before it is sent.
+        acknowledges_offsets: whether the broker tells offsets: without acknowledgement they are made up.
+        places: what an acknowledgement tells of where a record has gone to, by topic and partition.
+    """
 
     def __init__(self, telemetry: Telemetry, producer: Any) -> None:
-        self.pending: set[_Sent] = set()
-        self.acknowledged_offsets = producer.config["acks"] != 0  # without acknowledgement the offset is made up
-        self.carries_headers = producer.config["api_version"] >= _HEADERS_SINCE
-        self.serializes = producer.config["value_serializer"] is not None
-        self._serializes_keys = producer.config["key_serializer"] is not None
         self.telemetry = telemetry
+        self.pending: set[_Sent] = set()
+        self.measures = producer.config["value_serializer"] is None
+        self.acknowledges_offsets = producer.config["acks"] != 0
+        self.places: Cache[Any, v.Facts] = Cache()
+        self._serializes_keys = producer.config["key_serializer"] is not None
+        self._carries_headers = producer.config["api_version"] >= _HEADERS_SINCE
         self._cluster = Cluster(producer._metadata)
         self._facts = (*SYSTEM, (v.CLIENT_ID, producer.config["client_id"]))
         self._operations: Cache[str, Operation] = Cache()
+
+    def begin(self, topic: str, value: Any, key: Any, headers: Any, context: Context) -> Publication:
+        """Begin to send a record."""
+        measures = self.measures
+        facts = (
+            (v.KAFKA_KEY, None if key is None else key_text(key)),
+            (v.BODY_SIZE, len(value) if measures and isinstance(value, bytes) else None),
+            (v.KAFKA_TOMBSTONE, True if measures and value is None else None),
+        )
+        folded = fold(headers) if headers and well_formed(headers) else None
+        return self.telemetry.publish(self.operation(topic), facts, folded, context)
 
     def operation(self, topic: str) -> Operation:
         """What is the same for all messages to a topic."""
         if self._cluster.has_changed():
             self._operations.clear()
+            self.places.clear()
         operation = self._operations.get(topic)
         if operation is None:
             facts = (*self._facts, *self._cluster.facts(topic, None))
@@ -55,13 +75,25 @@ class Producer:
             self._operations.put(topic, operation)
         return operation
 
-    def may_carry(self, value: Any, key: Any, headers: Any) -> bool:
-        """Whether a context may be added to a record."""
-        if not self.carries_headers or not (headers is None or well_formed(headers)):
-            return False
-        # What is too large with a context is sent without, so that it must be possible to serialize it twice.
-        once = (self.serializes and hasattr(value, "__next__")) or (self._serializes_keys and hasattr(key, "__next__"))
-        return not once
+    def place(self, place: Any, operation: Operation) -> v.Facts:
+        """The partition, and the broker that leads it, where the operation has not told of it already."""
+        leader = self._cluster.leader(place.topic, place.partition)
+        moved = () if all(fact in operation.facts for fact in leader) else leader
+        return self.places.put(place, ((v.KAFKA_PARTITION, place.partition), *moved))
+
+    def carry(self, carrier: dict[str, str], value: Any, key: Any, headers: Any) -> Any:
+        """A new list of headers, with a context in it instead of any that was there; the same where it would do harm.
+
+        What is too large with a context is sent without, so that it must be possible to serialize it twice.
+        """
+        if not self._carries_headers or not (headers is None or well_formed(headers)):
+            return headers
+        if (not self.measures and hasattr(value, "__next__")) or (self._serializes_keys and hasattr(key, "__next__")):
+            return headers
+        sent = [item for item in headers if item[0].lower() not in fields()] if headers else []
+        for name, text in carrier.items():
+            sent.append((name, text.encode()))
+        return sent
 
     def settlement(self, verb: str) -> Settlement | None:
         """Begin a step of a transaction. It is told of the message that is being handled, of whatever library."""
@@ -69,10 +101,6 @@ class Producer:
         if context is None:
             return None
         return self.telemetry.settle(verb, self.operation(""), self.telemetry.current_delivery(context), (), {})
-
-    def leader(self, topic: str, partition: int) -> v.Facts:
-        """The broker that leads a partition, and its cluster."""
-        return self._cluster.leader(topic, partition)
 
     def abandon(self) -> None:
         """Nothing will be heard of what is still on its way."""
@@ -91,64 +119,46 @@ class _Sent:
         self._sized = sized
         producer.pending.add(self)
 
-    def acknowledged(self, metadata: Any) -> None:
-        """The broker has the record."""
-        publication = self._claim()
-        if publication is not None:
-            facts: v.Facts = ()
-            try:
-                if publication.span.is_recording():
-                    facts = self._facts(metadata, publication.operation.facts)
-            except Exception as error:
-                report("acknowledging a record", error)
-            finally:
-                publication.end(facts=facts)
-
-    def failed(self, error: BaseException | Failure | None) -> None:
-        """The broker does not have the record, or nobody will know."""
-        publication = self._claim()
-        if publication is not None:
-            publication.end(error)
-
-    def answered(self, future: Any) -> None:
-        """The answer is there already."""
-        if future.exception is not None:
-            self.failed(future.exception)
-        else:
-            self.acknowledged(future.value)
-
-    def _claim(self) -> Publication | None:
+    def acknowledged(self, metadata: Any, error: BaseException | Failure | None = None) -> None:
+        """The broker has the record, or has not if there is an error."""
         try:
             self._producer.pending.remove(self)  # atomic: the producer's thread and close() may both want it
         except KeyError:
-            return None
+            return
         publication, self._publication = self._publication, None  # futures that are kept, keep us until 3.0
-        return publication
+        if publication is None:
+            return
+        facts: v.Facts = ()
+        try:
+            if error is None and publication.span.is_recording():
+                facts = self._facts(metadata, publication.operation)
+        except Exception as failure:
+            report("acknowledging a record", failure)
+        finally:
+            publication.end(error, facts)
 
-    def _facts(self, metadata: Any, known: v.Facts) -> v.Facts:
-        leader = self._producer.leader(metadata.topic, metadata.partition)
-        size = metadata.serialized_value_size
+    def failed(self, error: BaseException | Failure | None) -> None:
+        """The broker does not have the record, or nobody will know."""
+        self.acknowledged(None, error)
+
+    def answered(self, future: Any) -> None:
+        """The answer is there already."""
+        self.acknowledged(future.value, future.exception)
+
+    def _facts(self, metadata: Any, operation: Operation) -> v.Facts:
+        producer, place, size = self._producer, metadata.topic_partition, metadata.serialized_value_size
         return (
-            (v.KAFKA_PARTITION, metadata.partition),
-            (v.KAFKA_OFFSET, metadata.offset if self._producer.acknowledged_offsets and metadata.offset >= 0 else None),
+            (v.KAFKA_OFFSET, metadata.offset if producer.acknowledges_offsets and metadata.offset >= 0 else None),
             (v.BODY_SIZE, None if self._sized or size < 0 else size),
             (v.KAFKA_TOMBSTONE, True if size < 0 else None),
-            *(() if all(fact in known for fact in leader) else leader),
+            *(producer.places.get(place) or producer.place(place, operation)),
         )
-
-
-def _add(headers: list[tuple[str, bytes]] | None, carrier: dict[str, str]) -> list[tuple[str, bytes]]:
-    """A new list of headers, with a context in it instead of any that was there."""
-    kept = [item for item in headers if item[0].lower() not in fields()] if headers else []
-    kept.extend([(name, value.encode()) for name, value in carrier.items()])
-    return kept
 
 
 def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
     """`KafkaProducer.send` is where every record enters; its future tells what became of it."""
-    from kafka.errors import MessageSizeTooLargeError as too_large  # noqa: N813 (imported when the library is)
-
     telemetry = kafka.telemetry
+    carry = _carrying(send)
 
     def wrapper(
         self: Any, topic: Any, value: Any = None, key: Any = None, headers: Any = None, *args: Any, **kwargs: Any
@@ -156,12 +166,12 @@ def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
         producer = publication = None
         sent = headers
         try:
-            context = telemetry.context()
+            context = telemetry.outgoing()
             if context is not None and isinstance(topic, str):
                 producer = kafka.producer(self)
-                publication = _begin(telemetry, producer, context, topic, value, key, headers)
-                if publication.carrier and producer.may_carry(value, key, headers):
-                    sent = _add(headers, publication.carrier)
+                publication = producer.begin(topic, value, key, headers, context)
+                if publication.carrier:
+                    sent = producer.carry(publication.carrier, value, key, headers)
                 if telemetry.publish_hook is not None:
                     rest = {**dict(zip(_REST, args, strict=False)), **kwargs}
                     arguments = {"topic": topic, "value": value, "key": key, "headers": headers, **rest}
@@ -172,53 +182,47 @@ def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
             if sent is headers:
                 future = send(self, topic, value, key, headers, *args, **kwargs)
             else:
-                future = _carry(send, too_large, (self, topic, value, key), headers, sent, args, kwargs)
+                future = carry(self, topic, value, key, headers, sent, args, kwargs)
         except BaseException as error:
             if publication is not None:
                 publication.end(error)
             raise
-        if producer is not None and publication is not None:
-            _await_answer(producer, publication, future, isinstance(value, bytes) and not producer.serializes)
+        if producer is not None and publication is not None and publication.is_told():
+            _await_answer(producer, publication, future, producer.measures and isinstance(value, bytes))
         return future
 
     return wrapper
 
 
-def _carry(
-    send: Callable[..., Any],
-    too_large: type[Exception],
-    record: tuple[Any, ...],
-    headers: Any,
-    sent: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Send a record with its context, or without where it is too large: perhaps it is so only with it."""
-    try:
-        future = send(*record, sent, *args, **kwargs)
-    except too_large:
-        future = None
-    # Until 2.3 the error comes with the future. Either way the producer has not taken the record.
-    if future is None or (getattr(future, "is_done", False) and isinstance(future.exception, too_large)):
-        return send(*record, headers, *args, **kwargs)
-    return future
+def _carrying(send: Callable[..., Any]) -> Callable[..., Any]:
+    """Sends a record with its context, or without where it is too large: perhaps it is so only with it."""
+    from kafka.errors import MessageSizeTooLargeError as too_large  # noqa: N813 (imported when the library is)
 
+    def carry(
+        self: Any, topic: str, value: Any, key: Any, headers: Any, sent: Any, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            if args or kwargs:
+                future = send(self, topic, value, key, sent, *args, **kwargs)
+            else:
+                future = send(self, topic, value, key, sent)
+        except too_large:
+            future = None
+        # Until 2.3 the error comes with the future. Either way the producer has not taken the record.
+        if future is None or (getattr(future, "is_done", False) and isinstance(future.exception, too_large)):
+            return send(self, topic, value, key, headers, *args, **kwargs)
+        return future
 
-def _begin(
-    telemetry: Telemetry, producer: Producer, context: Context, topic: str, value: Any, key: Any, headers: Any
-) -> Publication:
-    facts = (
-        (v.KAFKA_KEY, key_text(key)),
-        (v.BODY_SIZE, len(value) if isinstance(value, bytes) and not producer.serializes else None),
-        (v.KAFKA_TOMBSTONE, True if value is None and not producer.serializes else None),
-    )
-    folded = fold(headers) if headers and well_formed(headers) else None
-    return telemetry.publish(producer.operation(topic), facts, folded, context)
+    return carry
 
 
 def _await_answer(producer: Producer, publication: Publication, future: Any, sized: bool) -> None:
     sent = _Sent(producer, publication, sized)
     try:
+        add_both = getattr(future, "_add_cb_eb", None)  # since 3.0: takes the future's lock once instead of twice
+        if add_both is not None:
+            add_both(sent.acknowledged, sent.failed)
+            return
         future.add_callback(sent.acknowledged)
         future.add_errback(sent.failed)
         if future.is_done:  # until 2.1.2 without a lock: the answer may have come between its question and ours

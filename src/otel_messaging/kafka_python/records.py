@@ -12,13 +12,21 @@ SYSTEM = ((v.SYSTEM, "kafka"),)
 
 def key_text(key: Any) -> str | None:
     """A key as text, if it has one that is beyond doubt."""
+    if type(key) is bytes or type(key) is str:  # the most usual first
+        return as_text(key)
     if isinstance(key, (int, float)):
         return str(key)
     return None if isinstance(key, (list, tuple)) else as_text(key)
 
 
 def fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | None:
-    return {name.lower(): value for name, value in headers} if headers else None
+    """Headers with their names in lower case, of repeated ones the last; None where there are none."""
+    if not headers:
+        return None
+    folded = {}
+    for name, value in headers:
+        folded[name.lower()] = value
+    return folded
 
 
 def well_formed(headers: Any) -> bool:
