@@ -134,8 +134,9 @@ def _is_reply(owner: Any, method: Any) -> bool:
 def _deliver(source: Source, consumer: Any, message: Any) -> Delivery | None:
     """The application is about to be called with a message."""
     try:
-        identity = (message.channel, message.delivery_tag)
-        delivery = source.hand_out(message, message.header.properties, message.body, identity)
+        routed = message.delivery  # its own properties ask each time what it is
+        identity = (message.channel, routed.delivery_tag)
+        delivery = source.hand_out(routed, message.header.properties, message.body, identity)
         if delivery is not None and source.telemetry.consume_hook is not None:
             incoming = sys.modules["aio_pika.message"].IncomingMessage(message, **consumer.keywords)
             source.telemetry.tell_consume_hook(delivery, incoming)

@@ -77,7 +77,7 @@ def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., An
         begun: Publication | None
         publication = None
         try:
-            context = pika.telemetry.context()
+            context = pika.telemetry.outgoing()
             if context is not None and isinstance(routing_key, str):
                 pattern = at_work.get()
                 if pattern is None or not pattern.concerns(message, routing_key):

@@ -47,11 +47,11 @@ class Nats:
         Returns:
             The message on its way, or None if it is not to be told of.
         """
-        context = self.telemetry.context()
+        context = self.telemetry.outgoing()
         if context is None or not isinstance(subject, str):
             return None
         state = self.client(client)
-        if state.is_silent(subject) or is_reply(subject, self.telemetry.current_delivery(context)):
+        if state.is_silent(subject) or (context and is_reply(subject, self.telemetry.current_delivery(context))):
             return None
         publication = state.publish(verb, subject, payload, headers, context)
         if self.telemetry.publish_hook is not None:

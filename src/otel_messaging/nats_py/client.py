@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 
 _HEADER_OVERHEAD = len("NATS/1.0\r\n\r\n")
+_USUAL = {"traceparent"}
+_ROOM = 100  # bytes that this alone takes, and some
 _LINE_OVERHEAD = len(": \r\n")
 _UNANSWERED = Failure("nats.errors.ConnectionClosedError", "closed before the stream has acknowledged the message")
 
@@ -124,6 +126,8 @@ class Client:
             return headers
         ours = fields()
         try:
+            if not headers and carrier.keys() == _USUAL and len(payload) + _ROOM <= self._client._max_payload:
+                return carrier
             sent = {name: value for name, value in headers.items() if name.lower() not in ours} if headers else {}
             sent.update(carrier)
             size = len(payload) + _HEADER_OVERHEAD
@@ -164,7 +168,8 @@ class Deliveries:
 
     def operation(self, subject: str) -> Operation:
         """What is the same for all messages with a subject."""
-        self._refresh()
+        if self._client.facts() is not self._facts:
+            self._refresh()
         operation = self._operations.get(subject)
         if operation is None:
             facts = (*self._facts, (v.NATS_SUBJECT, subject), (v.NATS_GROUP, self._group))
@@ -175,7 +180,8 @@ class Deliveries:
 
     def call(self, verb: str, subject: str | None) -> Operation:
         """A call that pulls messages, and the subject that they have in common."""
-        self._refresh()
+        if self._client.facts() is not self._facts:
+            self._refresh()
         call = self._calls.get((verb, subject))
         if call is None:
             facts = (*self._facts, (v.NATS_SUBJECT, subject), (v.NATS_GROUP, self._group))
@@ -197,7 +203,7 @@ class Deliveries:
                 facts += told
             operation = self.operation(message.subject)
             delivery = self.telemetry.deliver(operation, facts, headers, message, context, waited)
-            if delivery is not None:
+            if delivery is not None and self.telemetry.consume_hook is not None:
                 self.telemetry.tell_consume_hook(delivery, message)
             return delivery
         except Exception as error:
@@ -241,11 +247,9 @@ class Deliveries:
             lag.value = behind
 
     def _refresh(self) -> None:
-        facts = self._client.facts()
-        if facts is not self._facts:
-            self._facts = facts
-            self._operations.clear()
-            self._calls.clear()
+        self._facts = self._client.facts()
+        self._operations.clear()
+        self._calls.clear()
 
 
 def wrap_close(_nats: Nats, close: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from otel_messaging.core.safety import report
 from otel_messaging.core.state import find
 
 from .services import replied
-from .telling import NOTHING, Told, acknowledged, inherited, tell
+from .telling import NOTHING, Told, acknowledged, inherited, tell, telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
     """`Client.publish` is where every message leaves, the library's own too."""
+    hooked = nats.telemetry.publish_hook is not None
 
     async def wrapper(
         self: Any, subject: Any, payload: Any = b"", reply: Any = "", headers: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         publication, sent = None, headers
         try:
-            carrier = inherited()
+            carrier = inherited() if telling.get() is not None else None
             if carrier is None:
-                arguments = {"subject": subject, "payload": payload, "reply": reply, "headers": headers}
+                arguments = NOTHING
+                if hooked:
+                    arguments = {"subject": subject, "payload": payload, "reply": reply, "headers": headers}
                 publication = nats.begin("publish", self, self, subject, payload, headers, arguments)
                 carrier = publication.carrier if publication is not None else NOTHING
             if carrier:
@@ -35,7 +38,10 @@ def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             report("Client.publish", error)
         try:
-            result = await publish(self, subject, payload, reply, sent, *args, **kwargs)
+            if args or kwargs:
+                result = await publish(self, subject, payload, reply, sent, *args, **kwargs)
+            else:
+                result = await publish(self, subject, payload, reply, sent)
         except BaseException as error:
             if publication is not None:
                 publication.end(error)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .adapter import Nats
 
-NOTHING: dict[str, str] = {}
+NOTHING: dict[str, Any] = {}
 Outcome = tuple[Failure | None, v.Facts]
 
 
