@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import baggage, metrics, trace
-from opentelemetry.context import Context, attach, create_key, get_current
+from opentelemetry import context as runtime
+from opentelemetry.context import Context, create_key
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.metrics import _internal as meters
 from opentelemetry.trace import INVALID_SPAN, Link, Status, StatusCode, set_span_in_context
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 _DELIVERY = create_key("otel-messaging-delivery")
 _OK = Status(StatusCode.OK)
+
+# What the API's own functions call: one call less, several times per message.
+_runtime = getattr(runtime, "_RUNTIME_CONTEXT", runtime)
+get_current: Callable[[], Context] = _runtime.get_current
+attach: Callable[[Context], Any] = _runtime.attach
 
 # The API keeps these keys to itself; a context that holds nothing else tells them.
 (_SPAN,) = set_span_in_context(INVALID_SPAN, Context())
@@ -135,9 +141,9 @@ class Running:
 
     __slots__ = ("_open", "_started", "_telemetry", "operation", "span")
 
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float | None) -> None:
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float) -> None:
         self._telemetry = telemetry
-        self._started = started  # by the performance counter, if that matters; None where nobody collects metrics
+        self._started = started  # by the performance counter, in seconds; 0 where it does not matter
         self._open = True
         self.operation = operation
         self.span = span
@@ -175,16 +181,18 @@ class Running:
                             span.set_status(_OK)
             finally:
                 span.end(None if stopped is None else stopped.time)
-            if self._started is not None:
-                self._count(self._started, error, stopped, count)
+            if self.operation.metrics and (
+                self._telemetry._metered or getattr(meters, "_METER_PROVIDER", 0) is not None
+            ):
+                self._count(error, stopped, count)
         except Exception as failure:
             safety.report(f"ending {self.operation.name!r}", failure)
 
-    def _count(self, started: float, error: BaseException | Failure | None, stopped: Moment | None, count: int) -> None:
+    def _count(self, error: BaseException | Failure | None, stopped: Moment | None, count: int) -> None:
         operation = self.operation
         seconds = 0.0
         if operation.timed:
-            seconds = (time.perf_counter() if stopped is None else stopped.clock) - started
+            seconds = (time.perf_counter() if stopped is None else stopped.clock) - self._started
         error_type = None if error is None else _error_type(error)
         for recorder in operation.metrics:
             recorder.record(seconds, count, error_type)
@@ -199,11 +207,9 @@ class Publication(Running):
 
     __slots__ = ("carrier",)
 
-    def __init__(
-        self, telemetry: Telemetry, operation: Operation, span: Span, started: float | None, carrier: dict[str, str]
-    ) -> None:
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
         self._telemetry = telemetry
-        self._started = started
+        self._started = time.perf_counter() if operation.timed else 0.0
         self._open = True
         self.operation = operation
         self.span = span
@@ -211,7 +217,7 @@ class Publication(Running):
 
     def is_told(self) -> bool:
         """Whether it matters to anybody what becomes of the message."""
-        return self._started is not None or self.span.is_recording()
+        return self.span.is_recording() or self._telemetry.is_metered()
 
     def learn(self, facts: v.Facts) -> None:
         """Something has become known of the message before the broker has answered.
@@ -243,12 +249,11 @@ class Delivery(Running):
         telemetry: Telemetry,
         operation: Operation,
         span: Span,
-        started: float | None,
         message: Any,
         previous: Context,
     ) -> None:
         self._telemetry = telemetry
-        self._started = started
+        self._started = time.perf_counter() if operation.timed else 0.0
         self._open = operation is not _UNTOLD
         self.operation = operation
         self.span = span
@@ -270,7 +275,10 @@ class Delivery(Running):
         """
         current = get_current()
         if current.get(_DELIVERY) is self:  # also if it was ended before, but in another context
-            self._restore(current)
+            if self._outer is None and current.get(_SPAN) is self.span:
+                attach(self._previous)  # as below, in the most usual case
+            else:
+                self._restore(current)
         if self.done:
             return
         self.done = True
@@ -365,6 +373,7 @@ class Telemetry:
         scope, schema = f"otel_messaging.{library}", self.vocabulary.schema_url
         self._global = tracer_provider is None and meter_provider is None
         self._metered = meter_provider is not None
+        self._queue_time = self._keys[v.QUEUE_TIME][0][0] if settings.queue_time else None
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
         meter = metrics.get_meter(scope, __version__, meter_provider, schema)
         self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
@@ -386,10 +395,16 @@ class Telemetry:
 
     def outgoing(self) -> Context | None:
         """The same, for a message to be published. None also where nobody is told, and there is nothing to pass on."""
-        context = self.context()
-        if not context and self._global and _is_idle() and propagation.is_standard():
+        if not self.enabled:
             return None
-        return context
+        context = get_current()
+        if context:
+            return self.context()
+        return None if self._global and _is_idle() and propagation.is_standard() else context
+
+    def is_metered(self) -> bool:
+        """Whether anybody collects metrics, which the API does not tell."""
+        return self._metered or getattr(meters, "_METER_PROVIDER", 0) is not None
 
     def operation(self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts) -> Operation:
         """Prepare an operation.
@@ -428,9 +443,9 @@ class Telemetry:
         Returns:
             The message on its way. For an excluded destination its span does nothing, and the context is passed on.
         """
-        if operation.excluded or (self._global and _is_idle()):
+        if operation.excluded or (context and self._global and _is_idle()):
             around: Any = context.get(_SPAN)
-            return Publication(self, _UNTOLD, INVALID_SPAN, None, propagation.inject(around or INVALID_SPAN, context))
+            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         attributes = operation.attributes.copy()
         keys = self._keys  # what follows is Vocabulary.write, without the cost of a call per message
         for fact, value in facts:
@@ -441,9 +456,8 @@ class Telemetry:
         if headers:
             self._capture(headers, attributes)
             links = self._republished(headers, context)
-        started = self._clock(operation)
         span = self._tracer.start_span(operation.name, context, operation.kind, attributes, links)
-        return Publication(self, operation, span, started, propagation.inject(span, context))
+        return Publication(self, operation, span, propagation.inject(span, context))
 
     def tell_publish_hook(self, publication: Publication, request: PublishRequest) -> None:
         """Call the application's ``publish_hook``, whatever it does."""
@@ -453,7 +467,7 @@ class Telemetry:
             except Exception as error:
                 safety.report("publish_hook", error)
 
-    def deliver(
+    def deliver(  # noqa: C901 (per message: a call would cost more than the branch it hides)
         self,
         operation: Operation,
         facts: v.Facts,
@@ -485,10 +499,11 @@ class Telemetry:
             if value is not None:
                 for key, convert in keys[fact]:
                     attributes[key] = value if convert is None else convert(value)
-        started = self._clock(operation)
+        if waited is not None and self._queue_time is not None:
+            attributes[self._queue_time] = waited = max(0.0, waited)  # clocks differ
+            if operation.waiting is not None and self.is_metered():
+                operation.waiting[0].record(waited, operation.waiting[1])
         settings = self.settings
-        if waited is not None and settings.queue_time:
-            self._waited(operation, waited, attributes, started is not None)
         links: tuple[Link, ...] = ()
         if headers and settings.capture_headers:
             self._capture(headers, attributes)
@@ -498,7 +513,7 @@ class Telemetry:
         else:
             parent, links = self._correlate(headers, context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
-        delivery = Delivery(self, operation, span, started, message, context)
+        delivery = Delivery(self, operation, span, message, context)
         if not settings.process_spans:
             delivery.end()
             return delivery
@@ -531,8 +546,7 @@ class Telemetry:
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
         parent = _with_span(_recording(context), context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links, began.time)
-        started = began.clock if self._clock(operation) is not None else None
-        Running(self, operation, span, started)._finish(error, count=len(messages))
+        Running(self, operation, span, began.clock)._finish(error, count=len(messages))
 
     def pull(self, verb: str, destination: v.Destination, facts: v.Facts) -> Pull:
         """Prepare to pull single messages.
@@ -588,18 +602,12 @@ class Telemetry:
             settle = operation.settles[verb] = self.operation(v.SETTLE, verb, operation.destination, operation.facts)
         attributes = self.vocabulary.write({**settle.attributes, **details}, facts)
         span = self._tracer.start_span(settle.name, get_current(), settle.kind, attributes)
-        return Settlement(verb, details, span, Running(self, settle, span, self._clock(settle)))
+        return Settlement(verb, details, span, Running(self, settle, span, time.perf_counter()))
 
     def current_delivery(self, context: Context) -> Delivery | None:
         """The message that is being handled in a context."""
         delivery = context.get(_DELIVERY)
         return delivery if isinstance(delivery, Delivery) and not delivery.done else None
-
-    def _clock(self, operation: Operation) -> float | None:
-        """The performance counter, if it matters; None where nobody collects metrics, of which the API cannot tell."""
-        if not operation.metrics or not (self._metered or getattr(meters, "_METER_PROVIDER", 0) is not None):
-            return None
-        return time.perf_counter() if operation.timed else 0.0
 
     def _correlate(self, headers: Mapping[str, Any] | None, context: Context) -> tuple[Context, tuple[Link, ...]]:
         """The context of a message's span, and the spans that it is linked to."""
@@ -625,20 +633,12 @@ class Telemetry:
         usual = propagation.remote(headers) if headers and not context else None
         parent = self._correlate(headers, context)[0] if usual is None else Context({_SPAN: usual})
         span: Any = parent.get(_SPAN) or INVALID_SPAN
-        delivery = Delivery(self, _UNTOLD, span, None, message, context)
+        delivery = Delivery(self, _UNTOLD, span, message, context)
         if self.settings.process_spans:
             attach(Context({**parent, _DELIVERY: delivery}))
         else:
             delivery.end()
         return delivery
-
-    def _waited(self, operation: Operation, seconds: float, attributes: v.Attributes, metered: bool) -> None:
-        seconds = max(0.0, seconds)  # clocks differ
-        for key, _ in self._keys[v.QUEUE_TIME]:
-            attributes[key] = seconds
-        if metered and operation.waiting is not None:
-            histogram, described = operation.waiting
-            histogram.record(seconds, described)
 
     def _republished(self, headers: Mapping[str, Any], context: Context) -> tuple[Link, ...]:
         """A link to the context that a message carried before it was published again."""
