@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
     from .telemetry import Telemetry
 
-_ATTRIBUTE = "_otel_messaging"
+ATTRIBUTE = "_otel_messaging"
+"""Where it is kept: what is called per message looks itself, which is cheaper than a call to here."""
 
 
 class State(Protocol):
@@ -29,12 +30,12 @@ def keep(owner: Any, telemetry: Telemetry, make: Callable[[Telemetry, Any], Kept
         telemetry: the telemetry in force.
         make: makes what is kept from both.
     """
-    state = owner.__dict__.get(_ATTRIBUTE)
+    state = owner.__dict__.get(ATTRIBUTE)
     if state is None or state.telemetry is not telemetry:
-        state = owner.__dict__[_ATTRIBUTE] = make(telemetry, owner)
+        state = owner.__dict__[ATTRIBUTE] = make(telemetry, owner)
     return state  # type: ignore[no-any-return]
 
 
 def find(owner: Any) -> Any:
     """What is kept for an object, or None."""
-    return owner.__dict__.get(_ATTRIBUTE)
+    return owner.__dict__.get(ATTRIBUTE)

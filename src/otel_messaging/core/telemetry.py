@@ -215,10 +215,6 @@ class Publication(Running):
         self.span = span
         self.carrier = carrier
 
-    def is_told(self) -> bool:
-        """Whether it matters to anybody what becomes of the message."""
-        return self.span.is_recording() or self._telemetry.is_metered()
-
     def learn(self, facts: v.Facts) -> None:
         """Something has become known of the message before the broker has answered.
 

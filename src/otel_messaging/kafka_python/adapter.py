@@ -43,13 +43,14 @@ class Kafka:
 
     def producer(self, producer: Any) -> Producer:
         """What is kept for a producer."""
-        return keep(producer, self.telemetry, self._add_producer)
+        return keep(producer, self.telemetry, self.add_producer)
 
     def consumer(self, consumer: Any) -> Consumer:
         """What is kept for a consumer."""
         return keep(consumer, self.telemetry, Consumer)
 
-    def _add_producer(self, telemetry: Telemetry, producer: Any) -> Producer:
+    def add_producer(self, telemetry: Telemetry, producer: Any) -> Producer:
+        """What is to be kept for a producer."""
         state = Producer(telemetry, producer)
         self._producers.add(state)
         return state

@@ -16,26 +16,31 @@ class Partition(NamedTuple):
 
 
 class Cluster:
-    """What the client already knows of its cluster, without asking it."""
+    """What the client already knows of its cluster, without asking it.
 
-    def __init__(self, cluster: Any) -> None:
-        self._cluster = cluster
-        self._refreshed = cluster._last_successful_refresh_ms
+    Attributes:
+        metadata: the client's own.
+        refreshed: when that was brought up to date, as of the last time that we looked.
+    """
+
+    def __init__(self, metadata: Any) -> None:
+        self.metadata = metadata
+        self.refreshed = metadata._last_successful_refresh_ms
         self._leaders: Cache[Partition, v.Facts] = Cache()
 
     def has_changed(self) -> bool:
         """Whether brokers or leaders may have changed since this was last asked."""
-        refreshed = self._cluster._last_successful_refresh_ms
-        if refreshed == self._refreshed:
+        refreshed = self.metadata._last_successful_refresh_ms
+        if refreshed == self.refreshed:
             return False
-        self._refreshed = refreshed
+        self.refreshed = refreshed
         self._leaders.clear()
         return True
 
     def facts(self, topic: str, partition: int | None) -> v.Facts:
         """The server that a partition's records go to or come from, and the cluster."""
         leader = self.leader(topic, partition) if partition is not None else ()
-        return leader or self._describe(next(iter(self._cluster._bootstrap_brokers.values()), None))
+        return leader or self._describe(next(iter(self.metadata._bootstrap_brokers.values()), None))
 
     def leader(self, topic: str, partition: int) -> v.Facts:
         """The broker that leads a partition, and its cluster, if it is known."""
@@ -43,14 +48,14 @@ class Cluster:
         leader = self._leaders.get(key)
         if leader is None:
             try:
-                broker = self._cluster.broker_metadata(self._cluster.leader_for_partition(key))
+                broker = self.metadata.broker_metadata(self.metadata.leader_for_partition(key))
             except KeyError:  # the producer's own thread is putting new metadata in place
                 return ()
             leader = self._leaders.put(key, self._describe(broker) if broker is not None else ())
         return leader
 
     def _describe(self, broker: Any) -> v.Facts:
-        cluster = (v.KAFKA_CLUSTER, getattr(self._cluster, "cluster_id", None))  # since 2.1, and with the metadata
+        cluster = (v.KAFKA_CLUSTER, getattr(self.metadata, "cluster_id", None))  # since 2.1, and with the metadata
         return (
             (cluster,) if broker is None else ((v.SERVER_ADDRESS, broker.host), (v.SERVER_PORT, broker.port), cluster)
         )

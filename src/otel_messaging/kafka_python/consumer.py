@@ -10,7 +10,7 @@ from otel_messaging.core.batch import Batch
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.safety import report
 from otel_messaging.core.scope import Held, Loop
-from otel_messaging.core.state import find
+from otel_messaging.core.state import ATTRIBUTE, find
 from otel_messaging.core.telemetry import Failure, Moment
 
 from .cluster import Cluster, Partition
@@ -62,7 +62,10 @@ class Consumer:
 
     def hand_out(self, record: Any, context: Context) -> None:
         """A loop over the consumer has a record."""
-        source = self.looped(record.topic, record.partition)
+        cluster = self._cluster
+        source = self._looped.get((record.topic, record.partition))
+        if source is None or cluster.metadata._last_successful_refresh_ms != cluster.refreshed:
+            source = self.looped(record.topic, record.partition)
         behind = self._behind(source.partition, record)
         self.held.hold(self._deliver(source, record, behind, context))
         if source.lag is not None:
@@ -283,7 +286,7 @@ def wrap_next(kafka: Kafka, advance: Callable[..., Any]) -> Callable[..., Any]:
     telemetry = kafka.telemetry
 
     def wrapper(self: Any) -> Any:
-        state = find(self)
+        state = self.__dict__.get(ATTRIBUTE)
         if state is not None:
             state.held.end()
         record = advance(self)

@@ -8,7 +8,7 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.propagation import fields
 from otel_messaging.core.safety import report
-from otel_messaging.core.state import find
+from otel_messaging.core.state import find, keep
 from otel_messaging.core.telemetry import Failure, PublishRequest
 
 from .cluster import Cluster
@@ -61,7 +61,10 @@ class Producer:
             (v.KAFKA_TOMBSTONE, True if measures and value is None else None),
         )
         folded = fold(headers) if headers and well_formed(headers) else None
-        return self.telemetry.publish(self.operation(topic), facts, folded, context)
+        operation, cluster = self._operations.get(topic), self._cluster
+        if operation is None or cluster.metadata._last_successful_refresh_ms != cluster.refreshed:
+            operation = self.operation(topic)
+        return self.telemetry.publish(operation, facts, folded, context)
 
     def operation(self, topic: str) -> Operation:
         """What is the same for all messages to a topic."""
@@ -130,7 +133,7 @@ class _Sent:
             return
         facts: v.Facts = ()
         try:
-            if error is None and publication.span.is_recording():
+            if error is None:
                 facts = self._facts(metadata, publication.operation)
         except Exception as failure:
             report("acknowledging a record", failure)
@@ -168,7 +171,7 @@ def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
         try:
             context = telemetry.outgoing()
             if context is not None and isinstance(topic, str):
-                producer = kafka.producer(self)
+                producer = keep(self, telemetry, kafka.add_producer)
                 publication = producer.begin(topic, value, key, headers, context)
                 if publication.carrier:
                     sent = producer.carry(publication.carrier, value, key, headers)
@@ -187,7 +190,11 @@ def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
             if publication is not None:
                 publication.end(error)
             raise
-        if producer is not None and publication is not None and publication.is_told():
+        if (
+            producer is not None
+            and publication is not None
+            and (publication.span.is_recording() or telemetry.is_metered())
+        ):
             _await_answer(producer, publication, future, producer.measures and isinstance(value, bytes))
         return future
 

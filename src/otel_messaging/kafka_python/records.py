@@ -12,8 +12,11 @@ SYSTEM = ((v.SYSTEM, "kafka"),)
 
 def key_text(key: Any) -> str | None:
     """A key as text, if it has one that is beyond doubt."""
-    if type(key) is bytes or type(key) is str:  # the most usual first
-        return as_text(key)
+    if type(key) is bytes:  # the most usual first
+        try:
+            return key.decode()
+        except UnicodeDecodeError:
+            return None
     if isinstance(key, (int, float)):
         return str(key)
     return None if isinstance(key, (list, tuple)) else as_text(key)
