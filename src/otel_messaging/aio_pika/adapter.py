@@ -39,10 +39,6 @@ class AioPika:
         source = self._sources.get(key)
         return source or self._sources.put(key, Source(self.telemetry, queue, url))
 
-    def exchange(self, exchange: Any) -> Exchange:
-        """What is kept for an exchange."""
-        return keep(exchange, self.telemetry, Exchange)
-
     def pattern(
         self, pattern: Call | Reply, exchange: Any, message: Any, routing_key: str, context: Context
     ) -> Publication | None:
@@ -51,7 +47,7 @@ class AioPika:
             if message.type == "error":
                 pattern.fail(Failure("error", "answered with an error"), unless_failed=True)
             return None
-        pattern.publication = self.exchange(exchange).call(message, routing_key, context)
+        pattern.publication = keep(exchange, self.telemetry, Exchange).publish(message, routing_key, context, "call")
         return pattern.publication
 
     def asks(self, queue: Any) -> Moment | None:

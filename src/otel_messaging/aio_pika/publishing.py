@@ -9,6 +9,7 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.propagation import fields
 from otel_messaging.core.safety import report
+from otel_messaging.core.state import keep
 from otel_messaging.core.telemetry import Failure, PublishRequest
 
 from .reading import address, fold, published_to, server, wishes
@@ -36,30 +37,18 @@ class Exchange:
         self.telemetry = telemetry
         self._name = exchange.name
         self._facts = ((v.SYSTEM, "rabbitmq"), *server(address(exchange)))
-        self._operations: Cache[str, Operation] = Cache()
-        self._calls: Cache[str, Operation] = Cache()
+        self._operations: Cache[tuple[str, str], Operation] = Cache()
 
-    def call(self, message: Any, routing_key: str, context: Context) -> Publication:
-        """Begin to publish a message that is a call, and to wait for the reply."""
-        operation = self._calls.get(routing_key)
-        if operation is None:
-            operation = self._calls.put(routing_key, self._operation("call", routing_key))
-        return self._begin(operation, message, context)
+    def publish(self, message: Any, routing_key: str, context: Context, verb: str = "publish") -> Publication:
+        """Begin to publish a message.
 
-    def publish(self, message: Any, routing_key: str, context: Context) -> Publication:
-        """Begin to publish a message."""
-        operation = self._operations.get(routing_key)
-        if operation is None:
-            operation = self._operations.put(routing_key, self._operation("publish", routing_key))
-        return self._begin(operation, message, context)
-
-    def _operation(self, verb: str, routing_key: str) -> Operation:
-        routing_key = str.__str__(routing_key)  # an enumeration's value
-        facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
-        destination = published_to(self._name, routing_key, self.telemetry.vocabulary.semconv)
-        return self.telemetry.operation(v.PUBLISH, verb, destination, facts)
-
-    def _begin(self, operation: Operation, message: Any, context: Context) -> Publication:
+        Args:
+            message: the library's.
+            routing_key: its routing key.
+            context: the current context.
+            verb: what the application does with it: ``publish``, or ``call`` to wait for a reply.
+        """
+        operation = self._operations.get((verb, routing_key)) or self._operation(verb, routing_key)
         known: v.Facts = (
             (v.MESSAGE_ID, message.message_id),
             (v.CONVERSATION_ID, message.correlation_id),
@@ -67,26 +56,39 @@ class Exchange:
         )
         if message.priority or message.expiration:
             known += wishes(message)
-        return self.telemetry.publish(operation, known, fold(message.headers), context)
+        headers = message.headers
+        return self.telemetry.publish(operation, known, fold(headers) if headers else None, context)
+
+    def _operation(self, verb: str, routing_key: str) -> Operation:
+        named = str.__str__(routing_key)  # an enumeration's value
+        facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, named or None))
+        destination = published_to(self._name, named, self.telemetry.vocabulary.semconv)
+        operation = self.telemetry.operation(v.PUBLISH, verb, destination, facts)
+        return self._operations.put((verb, routing_key), operation)
 
 
 def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., Any]:
     """`Exchange.publish` is where every message leaves, those of the patterns too."""
+    from pamqp.commands import Basic
+
+    taken = Basic.Ack  # the most usual answer
+
+    telemetry = pika.telemetry
 
     async def wrapper(self: Any, message: Any, routing_key: Any, *args: Any, **kwargs: Any) -> Any:
         begun: Publication | None
         publication = None
         try:
-            context = pika.telemetry.outgoing()
+            context = telemetry.outgoing()
             if context is not None and isinstance(routing_key, str):
                 pattern = at_work.get()
                 if pattern is None or not pattern.concerns(message, routing_key):
-                    begun = publication = pika.exchange(self).publish(message, routing_key, context)
+                    begun = publication = keep(self, telemetry, Exchange).publish(message, routing_key, context)
                 else:
                     begun = pika.pattern(pattern, self, message, routing_key, context)
-                if begun is not None and pika.telemetry.publish_hook is not None:
+                if begun is not None and telemetry.publish_hook is not None:
                     arguments = {"message": message, "routing_key": routing_key, **kwargs}
-                    pika.telemetry.tell_publish_hook(begun, PublishRequest(self, self.name, arguments))
+                    telemetry.tell_publish_hook(begun, PublishRequest(self, self.name, arguments))
                 sending.set(begun)
         except Exception as error:
             report("Exchange.publish", error)
@@ -94,12 +96,12 @@ def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., An
             result = await publish(self, message, routing_key, *args, **kwargs)
         except BaseException as error:
             if publication is not None:
-                publication.end(error)
+                publication.end(error, publication.learned)
             raise
         finally:
             sending.set(None)
         if publication is not None:
-            publication.end(_returned(result))
+            publication.end(None if type(result) is taken else _returned(result), publication.learned)
         return result
 
     return wrapper
@@ -125,23 +127,22 @@ def wrap_basic_publish(_pika: AioPika, publish: Callable[..., Any]) -> Callable[
         properties = kwargs.get("properties")
         try:
             if properties is not None and publication.carrier:
-                properties.headers = _add(properties.headers, publication.carrier)
+                headers = properties.headers
+                properties.headers = _add(headers, publication.carrier) if headers else publication.carrier
         except Exception as error:
             report("Channel.basic_publish", error)
-        unnamed = properties is not None and not properties.message_id
+        if properties is None or properties.message_id:
+            return await publish(self, *args, **kwargs)
         try:
             return await publish(self, *args, **kwargs)
         finally:
-            if properties is not None and unnamed and publication.span.is_recording():
-                publication.learn(((v.MESSAGE_ID, properties.message_id),))
+            publication.learned = ((v.MESSAGE_ID, properties.message_id),)
 
     return wrapper
 
 
 def _add(headers: Any, carrier: dict[str, str]) -> Any:
     """New headers, with a context in them instead of any that was there; the same ones where a name is no text."""
-    if not headers:
-        return carrier
     ours, added = fields(), {}
     for name, value in headers.items():
         if not isinstance(name, str):

@@ -66,12 +66,12 @@ def wrap_call(_pika: AioPika, call: Callable[..., Any]) -> Callable[..., Any]:
             result = await call(self, *args, **kwargs)
         except BaseException as error:
             if calling.publication is not None:
-                calling.publication.end(error)
+                calling.publication.end(error, calling.publication.learned)
             raise
         finally:
             at_work.set(before)
         if calling.publication is not None:
-            calling.publication.end()
+            calling.publication.end(None, calling.publication.learned)
         return result
 
     return wrapper

@@ -203,9 +203,10 @@ class Publication(Running):
 
     Attributes:
         carrier: the headers to send with it; empty when there is nothing to send.
+        learned: what has become known of the message on its way, for its end.
     """
 
-    __slots__ = ("carrier",)
+    __slots__ = ("carrier", "learned")
 
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
         self._telemetry = telemetry
@@ -214,17 +215,7 @@ class Publication(Running):
         self.operation = operation
         self.span = span
         self.carrier = carrier
-
-    def learn(self, facts: v.Facts) -> None:
-        """Something has become known of the message before the broker has answered.
-
-        Args:
-            facts: what.
-        """
-        try:
-            self.span.set_attributes(self._telemetry.vocabulary.write({}, facts))
-        except Exception as error:
-            safety.report("describing a message", error)
+        self.learned: v.Facts = ()
 
     end = Running._finish
     """The broker has answered, or will not."""
