@@ -50,7 +50,7 @@ class Nats:
         context = self.telemetry.outgoing()
         if context is None or not isinstance(subject, str):
             return None
-        state = self.client(client)
+        state = keep(client, self.telemetry, Client)
         if state.is_silent(subject) or (context and is_reply(subject, self.telemetry.current_delivery(context))):
             return None
         publication = state.publish(verb, subject, payload, headers, context)

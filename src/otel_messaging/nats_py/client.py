@@ -113,7 +113,7 @@ class Client:
             facts = (*facts, (v.NATS_SUBJECT, subject))
             operation = self.telemetry.operation(v.PUBLISH, verb, v.Destination(subject), facts)
             self._publishes.put((verb, subject), operation)
-        folded = fold(headers)
+        folded = fold(headers) if headers else None
         return self.telemetry.publish(operation, describe(payload, folded), folded, context)
 
     def add(self, headers: Any, carrier: Mapping[str, str], payload: Any) -> Any:
@@ -195,7 +195,8 @@ class Deliveries:
             context = self.telemetry.context()
             if context is None or self._client.is_silent(message.subject):
                 return None
-            headers = fold(message.headers)
+            headers = message.headers
+            headers = fold(headers) if headers else None
             facts, waited = describe(message.data, headers), None
             reply = message.reply
             if reply and reply.startswith(DELIVERED):
