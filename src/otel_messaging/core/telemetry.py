@@ -354,13 +354,13 @@ class Telemetry:
         self.enabled = True
         self.settings = settings
         self.vocabulary = v.Vocabulary(settings.vocabulary)
-        self._keys = self.vocabulary.keys
+        self._keys = self.vocabulary.single
         self.publish_hook = publish_hook
         self.consume_hook = consume_hook
         scope, schema = f"otel_messaging.{library}", self.vocabulary.schema_url
         self._global = tracer_provider is None and meter_provider is None
         self._metered = meter_provider is not None
-        self._queue_time = self._keys[v.QUEUE_TIME][0][0] if settings.queue_time else None
+        self._queue_time = self._keys[v.QUEUE_TIME] if settings.queue_time else None
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
         meter = metrics.get_meter(scope, __version__, meter_provider, schema)
         self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
@@ -387,7 +387,9 @@ class Telemetry:
         context = get_current()
         if context:
             return self.context()
-        return None if self._global and _is_idle() and propagation.is_standard() else context
+        if self._global and getattr(trace, "_TRACER_PROVIDER", 0) is None and _is_idle() and propagation.is_standard():
+            return None
+        return context
 
     def is_metered(self) -> bool:
         """Whether anybody collects metrics, which the API does not tell."""
@@ -434,11 +436,14 @@ class Telemetry:
             around: Any = context.get(_SPAN)
             return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         attributes = operation.attributes.copy()
-        keys = self._keys  # what follows is Vocabulary.write, without the cost of a call per message
+        keys = self._keys  # what follows is Vocabulary.write, without a call for facts with one name
         for fact, value in facts:
             if value is not None:
-                for key, convert in keys[fact]:
-                    attributes[key] = value if convert is None else convert(value)
+                key = keys.get(fact)
+                if key is not None:
+                    attributes[key] = value
+                else:
+                    self.vocabulary.write(attributes, ((fact, value),))
         links: tuple[Link, ...] = ()
         if headers:
             self._capture(headers, attributes)
@@ -478,17 +483,22 @@ class Telemetry:
         """
         if operation.excluded:
             return None
-        if self._global and _is_idle():
+        if self._global and getattr(trace, "_TRACER_PROVIDER", 0) is None and _is_idle():
             return self._pass_on(headers, message, context) if headers or context else None
         attributes = operation.attributes.copy()
-        keys = self._keys  # what follows is Vocabulary.write, without the cost of a call per message
+        keys = self._keys  # what follows is Vocabulary.write, without a call for facts with one name
         for fact, value in facts:
             if value is not None:
-                for key, convert in keys[fact]:
-                    attributes[key] = value if convert is None else convert(value)
+                key = keys.get(fact)
+                if key is not None:
+                    attributes[key] = value
+                else:
+                    self.vocabulary.write(attributes, ((fact, value),))
         if waited is not None and self._queue_time is not None:
-            attributes[self._queue_time] = waited = max(0.0, waited)  # clocks differ
-            if operation.waiting is not None and self.is_metered():
+            if waited < 0.0:  # clocks differ
+                waited = 0.0
+            attributes[self._queue_time] = waited
+            if operation.waiting is not None and (self._metered or getattr(meters, "_METER_PROVIDER", 0) is not None):
                 operation.waiting[0].record(waited, operation.waiting[1])
         settings = self.settings
         links: tuple[Link, ...] = ()

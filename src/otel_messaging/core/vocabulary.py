@@ -186,6 +186,7 @@ class Vocabulary:
 
     Attributes:
         keys: of each fact the names of its attributes, and what converts the value for it.
+        single: the name of each fact that has just one, and is not converted.
     """
 
     def __init__(self, mode: str) -> None:
@@ -194,6 +195,7 @@ class Vocabulary:
         self.schema_url = SCHEMA_URL if mode == "semconv" else None
         self.ok_on_success = mode == "guide"
         self.keys = {fact: tuple(self._chosen(names)) for fact, names in _NAMES.items()}
+        self.single = {fact: keys[0][0] for fact, keys in self.keys.items() if len(keys) == 1 and keys[0][1] is None}
 
     def _chosen(self, names: tuple[str | None, str | None]) -> Iterable[tuple[str, Callable[[Any], Any] | None]]:
         wanted = dict.fromkeys((names[0] if self.guide else None, names[1] if self.semconv else None))
