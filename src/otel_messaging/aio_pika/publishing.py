@@ -12,7 +12,7 @@ from otel_messaging.core.safety import report
 from otel_messaging.core.state import keep
 from otel_messaging.core.telemetry import Failure, PublishRequest
 
-from .reading import address, fold, published_to, server, wishes
+from .reading import address, assigned_id, fold, published_to, server, wishes
 from .rpc import at_work
 
 if TYPE_CHECKING:
@@ -93,15 +93,18 @@ def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., An
         except Exception as error:
             report("Exchange.publish", error)
         try:
-            result = await publish(self, message, routing_key, *args, **kwargs)
+            if args or kwargs:
+                result = await publish(self, message, routing_key, *args, **kwargs)
+            else:
+                result = await publish(self, message, routing_key)
         except BaseException as error:
             if publication is not None:
-                publication.end(error, publication.learned)
+                publication.end(error, assigned_id(publication.sent))
             raise
         finally:
             sending.set(None)
         if publication is not None:
-            publication.end(None if type(result) is taken else _returned(result), publication.learned)
+            publication.end(None if type(result) is taken else _returned(result), assigned_id(publication.sent))
         return result
 
     return wrapper
@@ -121,24 +124,26 @@ def wrap_basic_publish(_pika: AioPika, publish: Callable[..., Any]) -> Callable[
 
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         publication = sending.get()
-        if publication is None:
-            return await publish(self, *args, **kwargs)
-        sending.set(None)
-        properties = kwargs.get("properties")
-        try:
-            if properties is not None and publication.carrier:
-                headers = properties.headers
-                properties.headers = _add(headers, publication.carrier) if headers else publication.carrier
-        except Exception as error:
-            report("Channel.basic_publish", error)
-        if properties is None or properties.message_id:
-            return await publish(self, *args, **kwargs)
-        try:
-            return await publish(self, *args, **kwargs)
-        finally:
-            publication.learned = ((v.MESSAGE_ID, properties.message_id),)
+        if publication is not None:
+            sending.set(None)
+            try:
+                _complete(publication, kwargs.get("properties"))
+            except Exception as error:
+                report("Channel.basic_publish", error)
+        return await publish(self, *args, **kwargs)
 
     return wrapper
+
+
+def _complete(publication: Publication, properties: Any) -> None:
+    """Put a context into the properties of a message."""
+    if properties is None:
+        return
+    if publication.carrier:
+        headers = properties.headers
+        properties.headers = _add(headers, publication.carrier) if headers else publication.carrier
+    if not properties.message_id:
+        publication.sent = properties
 
 
 def _add(headers: Any, carrier: dict[str, str]) -> Any:

@@ -44,6 +44,15 @@ def describe(message: Any, properties: Any, body: bytes, headers: dict[str, Any]
     return known
 
 
+def assigned_id(properties: Any) -> v.Facts:
+    """The id that the transport has made up for a message that had none.
+
+    Args:
+        properties: those of such a message; None for any other.
+    """
+    return () if properties is None else ((v.MESSAGE_ID, properties.message_id),)
+
+
 def wishes(properties: Any) -> v.Facts:
     """What the publisher asks of the broker."""
     expiration = properties.expiration

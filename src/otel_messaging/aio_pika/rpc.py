@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import report
 
+from .reading import assigned_id
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -66,12 +68,12 @@ def wrap_call(_pika: AioPika, call: Callable[..., Any]) -> Callable[..., Any]:
             result = await call(self, *args, **kwargs)
         except BaseException as error:
             if calling.publication is not None:
-                calling.publication.end(error, calling.publication.learned)
+                calling.publication.end(error, assigned_id(calling.publication.sent))
             raise
         finally:
             at_work.set(before)
         if calling.publication is not None:
-            calling.publication.end(None, calling.publication.learned)
+            calling.publication.end(None, assigned_id(calling.publication.sent))
         return result
 
     return wrapper

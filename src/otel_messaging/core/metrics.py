@@ -88,6 +88,14 @@ class Metrics:
         for tally in list(self._tallies):
             tally.flush()
 
+    def disown(self) -> None:
+        """In a forked child: what was counted, and what waits, is for the parent to tell."""
+        self._left.clear()
+        for tally in list(self._tallies):
+            tally.start()
+        for lag in list(self._lags):
+            lag.value = None
+
     def _hand_over(self) -> None:
         while self._left:
             counter, number, attributes = self._left.popleft()
@@ -145,6 +153,10 @@ class _Tally:
         self._counter = counter
         self._attributes = attributes
         self._left = left
+        self.start()
+
+    def start(self) -> None:
+        """Count from nought, and wait for nobody: a forked child has the locks of threads that it has not."""
         self._looks = 0
         self._given = 0
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, Status, StatusCode, set_span
 
 from otel_messaging._version import __version__
 
-from . import propagation, safety
+from . import forking, propagation, safety
 from . import vocabulary as v
 from .metrics import Metrics
 
@@ -203,10 +203,10 @@ class Publication(Running):
 
     Attributes:
         carrier: the headers to send with it; empty when there is nothing to send.
-        learned: what has become known of the message on its way, for its end.
+        sent: what the library has made of the message, where the adapter wants to look at it at the end.
     """
 
-    __slots__ = ("carrier", "learned")
+    __slots__ = ("carrier", "sent")
 
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
         self._telemetry = telemetry
@@ -215,7 +215,7 @@ class Publication(Running):
         self.operation = operation
         self.span = span
         self.carrier = carrier
-        self.learned: v.Facts = ()
+        self.sent: Any = None
 
     end = Running._finish
     """The broker has answered, or will not."""
@@ -364,6 +364,16 @@ class Telemetry:
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
         meter = metrics.get_meter(scope, __version__, meter_provider, schema)
         self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
+        forking.watch(self)
+
+    def disown(self) -> None:
+        """In a forked child: the message that is being handled has its context here, too, and its end in the parent."""
+        delivery = get_current().get(_DELIVERY)
+        while isinstance(delivery, Delivery):
+            delivery._open = False
+            delivery = delivery._outer
+        if self._metrics is not None:
+            self._metrics.disown()
 
     def close(self) -> None:
         """Tell of nothing more, and hand over what was counted."""
@@ -539,7 +549,8 @@ class Telemetry:
         if operation.excluded:
             return
         remotes = (_span_context(propagation.extract(headers, Context())) for headers in messages if headers)
-        links = tuple(Link(remote) for remote in remotes if remote is not None)
+        # A list: a tuple that a generator is still filling is shown to others by `gc.get_objects`, and then fails.
+        links = [Link(remote) for remote in remotes if remote is not None]
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
         parent = _with_span(_recording(context), context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links, began.time)
