@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from otel_messaging.core import forking
 from otel_messaging.core.state import keep
 
 from .consumer import Consumer
@@ -32,10 +32,13 @@ class Kafka:
         """
         if not self._watching:
             self._watching = True
-            adapter = weakref.ref(self)
-            atexit.register(_at_exit, adapter)
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=lambda: _in_child(adapter))
+            atexit.register(_at_exit, weakref.ref(self))
+            forking.watch(self)
+
+    def disown(self) -> None:
+        """In a forked child, which has no sender thread: what its parent sent is its parent's."""
+        for producer in self.producers():
+            producer.pending.clear()
 
     def producers(self) -> list[Producer]:
         """The producers that have sent something and are still there."""
@@ -60,10 +63,3 @@ def _at_exit(adapter: weakref.ref[Kafka]) -> None:
     kafka = adapter()
     for producer in kafka.producers() if kafka is not None else ():
         producer.abandon()
-
-
-def _in_child(adapter: weakref.ref[Kafka]) -> None:
-    """A forked child has no sender thread: what its parent sent is its parent's."""
-    kafka = adapter()
-    for producer in kafka.producers() if kafka is not None else ():
-        producer.pending.clear()
