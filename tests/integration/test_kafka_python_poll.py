@@ -14,6 +14,7 @@ import time
 import pytest
 from opentelemetry import trace
 
+from otel_messaging.core import propagation
 from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401
 from tests.support.recorder import shape, span_id
 
@@ -165,6 +166,21 @@ def test_an_empty_poll_makes_nothing(application, recorder):
     assert consumer.poll(timeout_ms=200) == {}
     consumer.close()
     assert recorder.spans() == []
+
+
+def test_who_looks_at_all_objects_meanwhile_disturbs_nothing(application, recorder, monkeypatch):
+    """As memory profilers do in a thread of their own: CPython refuses to finish a tuple that they have seen."""
+    seen, extract = [], propagation.extract
+
+    def looked_at(*arguments):
+        seen.append(gc.get_objects())
+        return extract(*arguments)
+
+    monkeypatch.setattr(propagation, "extract", looked_at)
+    application.fill(b"a", headers=[("traceparent", PARENT)])
+    polled(application.consumer(), 1)
+    assert [link.context.span_id for link in recorder.span(f"receive {application.topic}").links] == [PARENT_ID]
+    assert len(seen) == 1
 
 
 def test_an_error_of_poll_is_recorded(application, recorder):

@@ -108,7 +108,7 @@ class Consumer:
         batches = {tp: Batch(polled[tp], _handler(self, sources[tp])) for tp in seen}
         for batch in batches.values():
             batch.held.entered = self.held.entered
-        self._polled = tuple(batch.held for batch in batches.values())
+        self._polled = tuple([batch.held for batch in batches.values()])
         polled.update(batches)
 
     def fail(self, error: Exception, began: Moment) -> None:
