@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _DELIVERY = create_key("otel-messaging-delivery")
 _OK = Status(StatusCode.OK)
+_UNSET = StatusCode.UNSET  # an enumeration's member is slow to look up
 
 # What the API's own functions call: one call less, several times per message.
 _runtime = getattr(runtime, "_RUNTIME_CONTEXT", runtime)
@@ -177,7 +178,7 @@ class Running:
                         _record(span, error)
                     elif names.ok_on_success:
                         status = getattr(span, "status", None)
-                        if status is None or status.status_code is StatusCode.UNSET:  # unless the application set one
+                        if status is None or status.status_code is _UNSET:  # unless the application set one
                             span.set_status(_OK)
             finally:
                 span.end(None if stopped is None else stopped.time)

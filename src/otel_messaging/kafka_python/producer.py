@@ -149,13 +149,14 @@ class _Sent:
         self.acknowledged(future.value, future.exception)
 
     def _facts(self, metadata: Any, operation: Operation) -> v.Facts:
-        producer, place, size = self._producer, metadata.topic_partition, metadata.serialized_value_size
-        return (
-            (v.KAFKA_OFFSET, metadata.offset if producer.acknowledges_offsets and metadata.offset >= 0 else None),
-            (v.BODY_SIZE, None if self._sized or size < 0 else size),
-            (v.KAFKA_TOMBSTONE, True if size < 0 else None),
-            *(producer.places.get(place) or producer.place(place, operation)),
-        )
+        producer, place = self._producer, metadata.topic_partition
+        facts = producer.places.get(place) or producer.place(place, operation)
+        if producer.acknowledges_offsets and metadata.offset >= 0:
+            facts += ((v.KAFKA_OFFSET, metadata.offset),)
+        if not self._sized:
+            size = metadata.serialized_value_size
+            facts += ((v.BODY_SIZE, size) if size >= 0 else (v.KAFKA_TOMBSTONE, True),)
+        return facts
 
 
 def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
