@@ -43,6 +43,10 @@ class Metrics:
             "How long messages had waited at the broker",
             explicit_bucket_boundaries_advisory=v.SECONDS_BUCKETS,
         )
+        self._counters = {
+            v.RETRIED: meter.create_counter(v.RETRIED, "{retry}", "Times that handling a message was tried again"),
+            v.DEAD_LETTERED: meter.create_counter(v.DEAD_LETTERED, "{message}", "Messages put aside as dead letters"),
+        }
         self._lags = _lags_of(meter)
         # Never exported, since it never has a value: its callback is how one learns that metrics are being collected.
         # Each instrumenting has a name of its own, because a meter keeps the first callback for a name.
@@ -71,6 +75,13 @@ class Metrics:
     ) -> tuple[Histogram, v.Attributes]:
         """Where to record how long the messages of an operation have waited, in seconds."""
         return self._queue_duration, self._names.metric_attributes(action, verb, destination, facts)
+
+    def count(self, name: str, destination: v.Destination, facts: v.Facts, error_type: str | None) -> None:
+        """Count what became of one message that could not be handled."""
+        attributes = self._names.metric_attributes(v.PROCESS, "process", destination, facts)
+        if error_type is not None:
+            attributes[v.ERROR_TYPE] = error_type
+        self._counters[name].add(1, attributes)
 
     def lag(self, facts: v.Facts) -> Lag:
         """A new gauge of messages that wait behind those delivered.
@@ -209,14 +220,14 @@ class OperationMetrics:
         self._attributes = attributes
         self.timed = duration is not None
 
-    def record(self, seconds: float, count: int, error_type: str | None) -> None:
-        """Count messages and record how long the operation took."""
+    def record(self, seconds: float | None, count: int, error_type: str | None) -> None:
+        """Count messages and record how long the operation took, unless that is None."""
         if self._tally is not None:
             if error_type is None and count == 1:
                 self._tally.add()
             else:
                 self._tally.count(count, error_type)
-        if self._duration is not None:
+        if self._duration is not None and seconds is not None:
             attributes = self._attributes if error_type is None else {**self._attributes, v.ERROR_TYPE: error_type}
             self._duration.record(seconds * self._factor, attributes)
 
@@ -235,7 +246,7 @@ class _Guide:
 
     def choose(self, action: v.Action) -> tuple[Counter | None, Histogram | None, float]:
         counters = {v.PUBLISH: self._produced, v.DELIVER: self._consumed, v.RECEIVE: self._consumed}
-        timed = action in (v.DELIVER, v.PROCESS)
+        timed = action in v.HANDLING
         return counters.get(action), self._duration if timed else None, 1000.0
 
     def timed(self, _action: v.Action, attributes: v.Attributes) -> v.Attributes:
@@ -263,7 +274,9 @@ class _Semconv:
 
     def choose(self, action: v.Action) -> tuple[Counter | None, Histogram | None, float]:
         counters = {v.PUBLISH: self._sent, v.DELIVER: self._consumed, v.RECEIVE: self._consumed}
-        handled = action in (v.DELIVER, v.PROCESS)
+        if action == v.BATCH_PUBLISH:
+            return None, None, 1.0  # its messages are counted and timed one by one
+        handled = action in v.HANDLING
         return counters.get(action), self._process if handled else self._operation, 1.0
 
     def timed(self, action: v.Action, attributes: v.Attributes) -> v.Attributes:
@@ -271,6 +284,6 @@ class _Semconv:
 
         The conventions have the operation's type on the duration of a client's operation, and on nothing else.
         """
-        if action in (v.DELIVER, v.PROCESS):
+        if action in v.HANDLING:
             return attributes
         return self.names.write(attributes.copy(), ((v.OPERATION_TYPE, action.type),))

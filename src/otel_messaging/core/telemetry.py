@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, TracerProvider
 
     from .metrics import Lag, OperationMetrics
+    from .publish_batch import PublishBatch
     from .settings import Settings
 
 _DELIVERY = create_key("otel-messaging-delivery")
+BATCH = create_key("otel-messaging-batch")
+"""The key of what counts the messages that are published, as `PublishBatch` does."""
 _OK = Status(StatusCode.OK)
 _UNSET = StatusCode.UNSET  # an enumeration's member is slow to look up
 
@@ -86,6 +89,24 @@ class Moment(NamedTuple):
     def now(cls) -> Moment:
         """This moment."""
         return cls(time.perf_counter(), time.time_ns())
+
+
+class Incoming(NamedTuple):
+    """What is known of a message outside of the consumer that it has come from."""
+
+    destination: v.Destination
+    common: v.Facts
+    """What is the same for all messages of the same source."""
+    facts: v.Facts
+    """What is known of this one."""
+    headers: Mapping[str, Any] | None
+    """Names in lower case."""
+    size: int
+    """Of its body, in bytes; 0 where it is not known."""
+    identity: Any = None
+    """What tells it from others, for `Delivery.message`."""
+    delivery: Delivery | None = None
+    """Its handling, if that has begun already."""
 
 
 class Pull(NamedTuple):
@@ -144,7 +165,7 @@ class Running:
 
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float) -> None:
         self._telemetry = telemetry
-        self._started = started  # by the performance counter, in seconds; 0 where it does not matter
+        self._started: float | None = started  # by the performance counter, in seconds; 0 where it does not matter
         self._open = True
         self.operation = operation
         self.span = span
@@ -191,10 +212,10 @@ class Running:
 
     def _count(self, error: BaseException | Failure | None, stopped: Moment | None, count: int) -> None:
         operation = self.operation
-        seconds = 0.0
-        if operation.timed:
-            seconds = (time.perf_counter() if stopped is None else stopped.clock) - self._started
-        error_type = None if error is None else _error_type(error)
+        seconds, started = None, self._started
+        if operation.timed and started is not None:
+            seconds = (time.perf_counter() if stopped is None else stopped.clock) - started
+        error_type = None if error is None else error_type_of(error)
         for recorder in operation.metrics:
             recorder.record(seconds, count, error_type)
 
@@ -283,9 +304,18 @@ class Delivery(Running):
         self._error = error
 
     @property
+    def telemetry(self) -> Telemetry | None:
+        """Who is told of the message; None where nobody is."""
+        return self._telemetry if self._open else None
+
+    @property
     def failed(self) -> bool:
         """Whether that was seen."""
         return self._error is not None
+
+    def untime(self) -> None:
+        """The application says itself how long it handles the message: that is not recorded twice."""
+        self._started = None
 
     def leave(self, where: tuple[Any, int]) -> None:
         """The loop was left: what follows is not handling. The span waits for an exception to pass.
@@ -426,7 +456,7 @@ class Telemetry:
             facts=facts,
             metrics=made.operation(action, verb, destination, facts) if made is not None else (),
             waiting=made.waiting(action, verb, destination, facts) if made is not None and timed else None,
-            excluded=any(fnmatchcase(destination.name, glob) for glob in self.settings.excluded_destinations),
+            excluded=self.excludes(destination),
         )
 
     def publish(
@@ -460,7 +490,24 @@ class Telemetry:
             self._capture(headers, attributes)
             links = self._republished(headers, context)
         span = self._tracer.start_span(operation.name, context, operation.kind, attributes, links)
+        if BATCH in context:
+            counting: PublishBatch = context[BATCH]  # type: ignore[assignment]
+            return counting.add(self, operation, span, propagation.inject(span, context), facts)
         return Publication(self, operation, span, propagation.inject(span, context))
+
+    def start(self, operation: Operation, context: Context) -> Span | None:
+        """Start the span of an operation that is not about one message.
+
+        Args:
+            operation: the operation.
+            context: what the span is a child of.
+
+        Returns:
+            The span; None where nobody is told of it.
+        """
+        if operation.excluded or (self._global and _is_idle()):
+            return None
+        return self._tracer.start_span(operation.name, context, operation.kind, operation.attributes.copy())
 
     def tell_publish_hook(self, publication: Publication, request: PublishRequest) -> None:
         """Call the application's ``publish_hook``, whatever it does."""
@@ -528,6 +575,44 @@ class Telemetry:
         attach(Context({**parent, _SPAN: span, _DELIVERY: delivery}))
         return delivery
 
+    def handle(
+        self,
+        operation: Operation,
+        facts: v.Facts,
+        messages: Sequence[Mapping[str, Any] | None],
+        message: Any,
+        context: Context,
+    ) -> Delivery | None:
+        """Begin to handle messages where the application says so, and make the context of the first one current.
+
+        Args:
+            operation: what is the same for all messages that are handled so.
+            facts: what is known of these.
+            messages: the headers of each message, names in lower case. Each is linked, if they are several.
+            message: what tells it from others, for `Delivery.message`.
+            context: the current context.
+
+        Returns:
+            What is being handled; None when its destination is excluded, or there is nothing to tell or to pass on.
+        """
+        idle = self._global and _is_idle()
+        if operation.excluded or (idle and not context and not any(messages)):
+            return None
+        parent, links = self._correlate(messages[0], context)
+        span: Any = parent.get(_SPAN) or INVALID_SPAN
+        if idle:
+            operation = _UNTOLD
+        else:
+            attributes = self.vocabulary.write(operation.attributes.copy(), facts)
+            if len(messages) > 1:
+                parent, links = self._link(messages, context, parent, links)
+            elif messages[0]:
+                self._capture(messages[0], attributes)
+            span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
+        delivery = Delivery(self, operation, span, message, context)
+        attach(Context({**parent, _SPAN: span, _DELIVERY: delivery}))
+        return delivery
+
     def receive(
         self,
         operation: Operation,
@@ -569,6 +654,24 @@ class Telemetry:
             return Pull(None, self.operation(v.DELIVER, "process", destination, facts))
         receive = self.operation(v.RECEIVE, verb, destination, facts)
         return Pull(receive, self.operation(v.PROCESS, "process", destination, facts))
+
+    def excludes(self, destination: v.Destination) -> bool:
+        """Whether nobody wants to be told of a destination."""
+        return any(fnmatchcase(destination.name, glob) for glob in self.settings.excluded_destinations)
+
+    def count(
+        self, name: str, destination: v.Destination, facts: v.Facts, error: BaseException | Failure | None
+    ) -> None:
+        """Count a message that could not be handled.
+
+        Args:
+            name: of the counter: ``RETRIED`` or ``DEAD_LETTERED`` of the vocabulary.
+            destination: where the message came from.
+            facts: what is the same for all messages from there.
+            error: why it could not be handled, if that is known.
+        """
+        if self._metrics is not None and self.is_metered():
+            self._metrics.count(name, destination, facts, None if error is None else error_type_of(error))
 
     def lag(self, facts: v.Facts) -> Lag | None:
         """A gauge of messages that wait, or None where that is not wanted.
@@ -637,6 +740,28 @@ class Telemetry:
             links.append(Link(around))
         return carried, tuple(links)
 
+    def _link(
+        self,
+        messages: Sequence[Mapping[str, Any] | None],
+        context: Context,
+        parent: Context,
+        links: tuple[Link, ...],
+    ) -> tuple[Context, tuple[Link, ...]]:
+        """The context of the span of several messages, and the spans that it is linked to: those of all messages.
+
+        Args:
+            messages: the headers of each message, names in lower case.
+            context: the current context.
+            parent: what it would be for the first message alone.
+            links: the same of its links.
+        """
+        remotes = (_span_context(propagation.extract(headers, Context())) for headers in messages if headers)
+        every = [*(Link(remote) for remote in remotes if remote is not None), *links]
+        distinct = {(link.context.trace_id, link.context.span_id): link for link in every}
+        if self.settings.consumer_parent == "ambient":  # several messages have no parent in common
+            parent = _with_span(_recording(context), parent)
+        return parent, tuple(distinct.values())
+
     def _pass_on(self, headers: Mapping[str, Any] | None, message: Any, context: Context) -> Delivery:
         """Make a message's context current, of which nobody will be told."""
         usual = propagation.remote(headers) if headers and not context else None
@@ -692,13 +817,19 @@ class Settlement:
             self._running._finish(error)
             return
         try:
-            details = self._details if error is None else {**self._details, v.ERROR_TYPE: _error_type(error)}
+            details = self._details if error is None else {**self._details, v.ERROR_TYPE: error_type_of(error)}
             self._span.add_event(self._verb, details)
         except Exception as failure:
             safety.report(f"recording {self._verb!r}", failure)
 
 
 _UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), None, excluded=True)
+
+
+def handled_here() -> Delivery | None:
+    """The message that is being handled in the current context, of whatever library, if anybody is told of it."""
+    delivery = get_current().get(_DELIVERY)
+    return delivery if isinstance(delivery, Delivery) and delivery._open and not delivery.done else None
 
 
 def _is_idle() -> bool:
@@ -753,7 +884,8 @@ def _with_span(span: Span | None, context: Context) -> Context:
     return set_span_in_context(INVALID_SPAN if span is None else span, context)
 
 
-def _error_type(error: BaseException | Failure) -> str:
+def error_type_of(error: BaseException | Failure) -> str:
+    """The value of ``error.type``."""
     if isinstance(error, Failure):
         return error.type
     kind = type(error)
@@ -761,7 +893,7 @@ def _error_type(error: BaseException | Failure) -> str:
 
 
 def _record(span: Span, error: BaseException | Failure) -> None:
-    span.set_attribute(v.ERROR_TYPE, _error_type(error))
+    span.set_attribute(v.ERROR_TYPE, error_type_of(error))
     if isinstance(error, Failure):
         span.set_status(Status(StatusCode.ERROR, error.message))
         return

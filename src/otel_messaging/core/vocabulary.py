@@ -46,11 +46,20 @@ RABBITMQ_EXPIRATION = "expiration"  # seconds
 RABBITMQ_DEATH_QUEUE = "first death's queue"
 RABBITMQ_DEATH_REASON = "first death's reason"
 RABBITMQ_DEATH_COUNT = "deaths"
+RABBITMQ_DEATH_QUEUES = "each death's queue"
+RABBITMQ_DEATH_REASONS = "each death's reason"
+RABBITMQ_DEATH_COUNTS = "each death's count"
 NATS_SUBJECT = "subject"
 NATS_GROUP = "queue group or durable"
 NATS_STREAM = "stream"
 NATS_SEQUENCE = "sequence"
 NATS_DUPLICATE = "duplicate"
+NATS_BUCKET = "bucket"
+NATS_KEY = "stored key"
+NATS_GIVEN_UP_STREAM = "given up: stream"
+NATS_GIVEN_UP_CONSUMER = "given up: consumer"
+NATS_GIVEN_UP_SEQUENCE = "given up: sequence"
+NATS_GIVEN_UP_DELIVERIES = "given up: deliveries"
 QUEUE_TIME = "queue time"  # seconds
 LAG = "lag"
 ATTEMPT = "attempt"
@@ -92,6 +101,8 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     NATS_STREAM: ("messaging.nats.stream", "messaging.nats.stream"),
     NATS_SEQUENCE: ("messaging.nats.sequence", "messaging.nats.sequence"),
     NATS_DUPLICATE: ("messaging.nats.duplicate", "messaging.nats.duplicate"),
+    NATS_BUCKET: ("messaging.nats.bucket", "messaging.nats.bucket"),
+    NATS_KEY: ("messaging.nats.key", "messaging.nats.key"),
     # Ours, in both: neither vocabulary has a name for what only the broker knows.
     QUEUE_TIME: ("messaging.message.queue_time", "messaging.message.queue_time"),
     LAG: ("messaging.consumer.lag", "messaging.consumer.lag"),
@@ -102,13 +113,28 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     RABBITMQ_DEATH_QUEUE: ("messaging.rabbitmq.first_death.queue", "messaging.rabbitmq.first_death.queue"),
     RABBITMQ_DEATH_REASON: ("messaging.rabbitmq.first_death.reason", "messaging.rabbitmq.first_death.reason"),
     RABBITMQ_DEATH_COUNT: ("messaging.rabbitmq.death_count", "messaging.rabbitmq.death_count"),
+    RABBITMQ_DEATH_QUEUES: ("messaging.rabbitmq.deaths.queues", "messaging.rabbitmq.deaths.queues"),
+    RABBITMQ_DEATH_REASONS: ("messaging.rabbitmq.deaths.reasons", "messaging.rabbitmq.deaths.reasons"),
+    RABBITMQ_DEATH_COUNTS: ("messaging.rabbitmq.deaths.counts", "messaging.rabbitmq.deaths.counts"),
+    NATS_GIVEN_UP_STREAM: ("messaging.nats.max_deliveries.stream", "messaging.nats.max_deliveries.stream"),
+    NATS_GIVEN_UP_CONSUMER: ("messaging.nats.max_deliveries.consumer", "messaging.nats.max_deliveries.consumer"),
+    NATS_GIVEN_UP_SEQUENCE: ("messaging.nats.max_deliveries.sequence", "messaging.nats.max_deliveries.sequence"),
+    NATS_GIVEN_UP_DELIVERIES: ("messaging.nats.max_deliveries.deliveries", "messaging.nats.max_deliveries.deliveries"),
 }
 
 # Attributes whose type differs from the fact's: a partition is a number to Kafka and a string to the conventions.
 _CONVERT: dict[str, Callable[[Any], Any]] = {"messaging.destination.partition.id": str}
 
 ERROR_TYPE = "error.type"
+MESSAGE_FAILED = "message_failed"
+MESSAGE_INDEX = "message.index"
 CAPTURED_HEADER = "messaging.header."
+RETRY = "retry_attempt"
+RETRY_NUMBER = "attempt"
+RETRY_COUNT = "retry.count"
+DEAD_LETTER = "send_to_dead_letter"
+DEAD_LETTER_ORIGIN = "original_topic"
+DEAD_LETTER_ERROR = "error"
 SETTLE_REQUEUE = "messaging.settle.requeue"
 SETTLE_MULTIPLE = "messaging.settle.multiple"
 SETTLE_DELAY = "messaging.settle.delay"  # seconds
@@ -122,6 +148,8 @@ CLIENT_DURATION = "messaging.client.operation.duration"
 PROCESS_DURATION = "messaging.process.duration"
 QUEUE_DURATION = "messaging.queue.duration"  # ours, in both vocabularies
 CONSUMER_LAG = "messaging.consumer.lag"  # ours, in both vocabularies
+RETRIED = "messaging.messages.retried"  # ours, in both vocabularies
+DEAD_LETTERED = "messaging.messages.dead_lettered"  # ours, in both vocabularies
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 MILLISECONDS_BUCKETS = tuple(1000 * bound for bound in SECONDS_BUCKETS)
 
@@ -139,12 +167,14 @@ class Action:
         type: the conventions' ``messaging.operation.type``.
         guide_kind: the span kind in the guide.
         kind: the span kind in the conventions.
+        word: the first word of the guide's span names, where it is not the operation.
     """
 
     operation: str
     type: str
     guide_kind: SpanKind
     kind: SpanKind
+    word: str = ""
 
 
 PUBLISH = Action("publish", "send", SpanKind.PRODUCER, SpanKind.PRODUCER)
@@ -154,7 +184,14 @@ RECEIVE = Action("receive", "receive", SpanKind.CONSUMER, SpanKind.CLIENT)
 """The application pulls one message, or a batch."""
 PROCESS = Action("process", "process", SpanKind.CONSUMER, SpanKind.CONSUMER)
 """The application handles a message that it has pulled."""
+BATCH_PROCESS = Action("process", "process", SpanKind.CONSUMER, SpanKind.CONSUMER, "batch_process")
+"""The application handles several messages at once."""
+BATCH_PUBLISH = Action("publish", "send", SpanKind.PRODUCER, SpanKind.CLIENT, "batch_publish")
+"""The application publishes several messages as one. The contexts that they carry are those of their own spans."""
 SETTLE = Action("settle", "settle", SpanKind.CLIENT, SpanKind.CLIENT)
+STORE = Action("", "", SpanKind.CLIENT, SpanKind.CLIENT)
+"""The application reads or writes a value that the broker keeps. No vocabulary has a word for it but the library's."""
+HANDLING = (DELIVER, PROCESS, BATCH_PROCESS)
 
 
 @dataclass(frozen=True)
@@ -216,7 +253,7 @@ class Vocabulary:
 
     def span_name(self, action: Action, verb: str, destination: Destination) -> str:
         """``verb destination``, or the verb alone where no name of low cardinality is known."""
-        word = verb if self.semconv or action is SETTLE else action.operation
+        word = verb if self.semconv or action is SETTLE else action.word or action.operation
         if destination.template:
             return f"{word} {destination.template}"
         name = "" if destination.temporary else self.destination(destination)

@@ -1,0 +1,157 @@
+"""Messages that the application publishes as one: counted together, and their failures told of in one place."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+
+from . import safety
+from . import vocabulary as v
+from .telemetry import BATCH, Failure, Publication, Running, attach, error_type_of, get_current
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from .telemetry import Moment, Operation, Telemetry
+
+
+class PublishBatch(Running):
+    """What is published by whoever has its context, until it is closed: in several tasks and threads, of any library.
+
+    Its span ends when it is closed and all of its messages are answered, whichever is later: brokers may answer when
+    the application has gone on.
+
+    Args:
+        telemetry: tells of it.
+        operation: what kind of operation it is.
+        span: its span, made current.
+        context: the current context.
+    """
+
+    __slots__ = ("_awaited", "_closed", "_error", "_failures", "_lock", "_number", "_previous", "_size", "_systems")
+
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, context: Context) -> None:
+        super().__init__(telemetry, operation, span, time.perf_counter())
+        self._lock = threading.Lock()
+        self._closed = False
+        self._number = self._awaited = self._size = 0
+        self._failures: list[str] = []
+        self._systems: set[str] = set()
+        self._error: BaseException | None = None
+        self._previous = context
+        attach(Context({**trace.set_span_in_context(span, context), BATCH: self}))
+
+    def add(
+        self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str], facts: v.Facts
+    ) -> Publication:
+        """One more message is on its way.
+
+        Args:
+            telemetry: of the library that publishes it.
+            operation: how it is published.
+            span: its own span.
+            carrier: the headers to send with it.
+            facts: what is known of it.
+        """
+        size, system = dict(facts).get(v.BODY_SIZE), dict(operation.facts).get(v.SYSTEM)
+        with self._lock:
+            if self._closed:  # a task that was started inside goes on
+                return Publication(telemetry, operation, span, carrier)
+            index = self._number
+            self._number += 1
+            self._awaited += 1
+            self._size += size or 0
+            if system is not None:
+                self._systems.add(system)
+        return _Member(telemetry, operation, span, carrier, self, index, size is not None)
+
+    def answered(self, index: int, size: int, error: BaseException | Failure | None) -> None:
+        """The broker has answered one message, or will not.
+
+        Args:
+            index: which one, in the order of their beginnings, from 0.
+            size: of its body in bytes, where that was not known before.
+            error: what went wrong, if anything did.
+        """
+        if error is not None:
+            details: v.Attributes = {v.MESSAGE_INDEX: index, v.ERROR_TYPE: error_type_of(error)}
+            self.span.add_event(v.MESSAGE_FAILED, details)
+        with self._lock:
+            self._size += size
+            self._awaited -= 1
+            if error is not None:
+                self._failures.append(error_type_of(error))
+            over = self._closed and not self._awaited
+        if over:
+            self._end()
+
+    def close(self, error: BaseException | None) -> None:
+        """The application has published all. Harmless when called twice.
+
+        Args:
+            error: what it has raised, if anything.
+        """
+        current = get_current()
+        if current.get(BATCH) is self:
+            self._restore(current)
+        with self._lock:
+            over = not self._closed and not self._awaited
+            self._closed = True
+            self._error = error
+        if over:
+            self._end()
+
+    def _restore(self, current: Context) -> None:
+        """Bring back the context from before by value, as `Delivery` does."""
+        span = trace.get_current_span(current)
+        if span is self.span or not span.is_recording():
+            attach(self._previous)
+
+    def _end(self) -> None:
+        error: BaseException | Failure | None = self._error
+        if error is None and self._failures:
+            error = Failure(self._failures[0], f"{len(self._failures)} of {self._number} messages failed")
+        system = next(iter(self._systems)) if len(self._systems) == 1 else None
+        self._finish(error, ((v.SYSTEM, system), (v.BATCH_COUNT, self._number), (v.BATCH_SIZE, self._size)))
+
+
+class _Member(Publication):
+    """One message of several."""
+
+    __slots__ = ("_batch", "_index", "_sized")
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        operation: Operation,
+        span: Span,
+        carrier: dict[str, str],
+        batch: PublishBatch,
+        index: int,
+        sized: bool,
+    ) -> None:
+        super().__init__(telemetry, operation, span, carrier)
+        self._batch = batch
+        self._index = index
+        self._sized = sized
+
+    def end(
+        self,
+        error: BaseException | Failure | None = None,
+        facts: v.Facts = (),
+        stopped: Moment | None = None,
+        count: int = 1,
+    ) -> None:
+        """The broker has answered, or will not."""
+        if not self._open:
+            return
+        self._finish(error, facts, stopped, count)
+        try:
+            size: Any = None if self._sized else dict(facts).get(v.BODY_SIZE)
+            self._batch.answered(self._index, size or 0, error)
+        except Exception as failure:
+            safety.report(f"ending {self.operation.name!r}", failure)
