@@ -28,6 +28,7 @@ GOOD = [
     ("queue_time", "off", False),
     ("lag", "yes", True),
     ("lag", "no", False),
+    ("store_context", "true", True),
     ("excluded_destinations", "health", ("health",)),
     ("excluded_destinations", "health.*, ,audit-?", ("health.*", "audit-?")),
     ("capture_headers", "x-*,tenant", ("x-*", "tenant")),

@@ -53,6 +53,8 @@ ROWS = [
     (v.NATS_STREAM, "S", {"messaging.nats.stream": "S"}, {"messaging.nats.stream": "S"}),
     (v.NATS_SEQUENCE, 4, {"messaging.nats.sequence": 4}, {"messaging.nats.sequence": 4}),
     (v.NATS_DUPLICATE, True, {"messaging.nats.duplicate": True}, {"messaging.nats.duplicate": True}),
+    (v.NATS_BUCKET, "b", {"messaging.nats.bucket": "b"}, {"messaging.nats.bucket": "b"}),
+    (v.NATS_KEY, "k", {"messaging.nats.key": "k"}, {"messaging.nats.key": "k"}),
     (v.QUEUE_TIME, 0.5, {"messaging.message.queue_time": 0.5}, {"messaging.message.queue_time": 0.5}),
     (v.LAG, 3, {"messaging.consumer.lag": 3}, {"messaging.consumer.lag": 3}),
     (v.ATTEMPT, 2, {"messaging.message.delivery_attempt": 2}, {"messaging.message.delivery_attempt": 2}),
@@ -145,6 +147,14 @@ def test_an_action_has_its_words_and_kind(action, verb, word, kind, own_word, ty
         "messaging.operation.type": type_,
         "messaging.destination.name": "orders",
     }
+
+
+def test_what_the_broker_keeps_has_the_librarys_words_alone():
+    for mode, name in (("guide", "messaging.operation"), ("semconv", "messaging.operation.name")):
+        names = Vocabulary(mode)
+        assert (names.span_name(v.STORE, "put", Destination("b")), names.kind(v.STORE)) == ("put b", SpanKind.CLIENT)
+        described = names.write({}, names.describe(v.STORE, "put", Destination("b"), ()))
+        assert described == {name: "put", "messaging.destination.name": "b"}
 
 
 # destination, the guide's span name and destination name, the conventions' span name and destination attributes

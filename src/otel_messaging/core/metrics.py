@@ -286,4 +286,4 @@ class _Semconv:
         """
         if action in v.HANDLING:
             return attributes
-        return self.names.write(attributes.copy(), ((v.OPERATION_TYPE, action.type),))
+        return self.names.write(attributes.copy(), ((v.OPERATION_TYPE, action.type or None),))

@@ -28,6 +28,7 @@ class Settings:
         metrics: whether messages are counted and timed.
         queue_time: whether to record how long a message has waited at the broker, where its timestamp tells.
         lag: whether to record how many messages were waiting behind a message, where the client knows.
+        store_context: whether values that the broker keeps, such as those of NATS' buckets, carry a context.
         excluded_destinations: globs of destinations without span and metric.
         capture_headers: globs of header names to record as ``messaging.header.<name>``.
     """
@@ -39,6 +40,7 @@ class Settings:
     metrics: bool = True
     queue_time: bool = True
     lag: bool = True
+    store_context: bool = False
     excluded_destinations: tuple[str, ...] = ()
     capture_headers: tuple[str, ...] = ()
 
@@ -74,6 +76,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "metrics": _switch,
     "queue_time": _switch,
     "lag": _switch,
+    "store_context": _switch,
     "excluded_destinations": _globs,
     "capture_headers": _globs,
 }

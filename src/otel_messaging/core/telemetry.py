@@ -509,6 +509,35 @@ class Telemetry:
             return None
         return self._tracer.start_span(operation.name, context, operation.kind, operation.attributes.copy())
 
+    def store(self, operation: Operation, facts: v.Facts, context: Context) -> Publication:
+        """Begin to read or write a value that the broker keeps, which is no message.
+
+        Args:
+            operation: what is the same for every call of this kind.
+            facts: what is known of this one.
+            context: what the span is a child of.
+
+        Returns:
+            The call. For an excluded destination its span does nothing.
+        """
+        if operation.excluded or (self._global and _is_idle()):
+            around: Any = context.get(_SPAN)
+            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
+        attributes = self.vocabulary.write(operation.attributes.copy(), facts)
+        span = self._tracer.start_span(operation.name, context, operation.kind, attributes)
+        return Publication(self, operation, span, propagation.inject(span, context))
+
+    def found(self, publication: Publication, headers: Mapping[str, Any]) -> None:
+        """A call has found a value: its span is linked to who has stored it.
+
+        Args:
+            publication: the call.
+            headers: those of the value, names in lower case.
+        """
+        writer = _span_context(propagation.extract(headers, Context()))
+        if writer is not None:
+            publication.span.add_link(writer)
+
     def tell_publish_hook(self, publication: Publication, request: PublishRequest) -> None:
         """Call the application's ``publish_hook``, whatever it does."""
         if self.publish_hook is not None and publication.span.is_recording():

@@ -253,7 +253,7 @@ class Vocabulary:
 
     def span_name(self, action: Action, verb: str, destination: Destination) -> str:
         """``verb destination``, or the verb alone where no name of low cardinality is known."""
-        word = verb if self.semconv or action is SETTLE else action.word or action.operation
+        word = verb if self.semconv or action in (SETTLE, STORE) else action.word or action.operation
         if destination.template:
             return f"{word} {destination.template}"
         name = "" if destination.temporary else self.destination(destination)
@@ -266,9 +266,9 @@ class Vocabulary:
     def describe(self, action: Action, verb: str, destination: Destination, facts: Facts) -> Facts:
         """All facts that are the same for every message of an operation."""
         return (
-            (OPERATION, action.operation),
+            (OPERATION, action.operation or verb),
             (OPERATION_NAME, verb),
-            (OPERATION_TYPE, action.type),
+            (OPERATION_TYPE, action.type or None),
             (DESTINATION, self.destination(destination) or None),
             (TEMPLATE, destination.template),
             (TEMPORARY, destination.temporary or None),
