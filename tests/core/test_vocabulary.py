@@ -79,6 +79,48 @@ ROWS = [
         {"messaging.rabbitmq.first_death.reason": "expired"},
     ),
     (v.RABBITMQ_DEATH_COUNT, 2, {"messaging.rabbitmq.death_count": 2}, {"messaging.rabbitmq.death_count": 2}),
+    (
+        v.RABBITMQ_DEATH_QUEUES,
+        ("q", "r"),
+        {"messaging.rabbitmq.deaths.queues": ("q", "r")},
+        {"messaging.rabbitmq.deaths.queues": ("q", "r")},
+    ),
+    (
+        v.RABBITMQ_DEATH_REASONS,
+        ("expired", "maxlen"),
+        {"messaging.rabbitmq.deaths.reasons": ("expired", "maxlen")},
+        {"messaging.rabbitmq.deaths.reasons": ("expired", "maxlen")},
+    ),
+    (
+        v.RABBITMQ_DEATH_COUNTS,
+        (1, 2),
+        {"messaging.rabbitmq.deaths.counts": (1, 2)},
+        {"messaging.rabbitmq.deaths.counts": (1, 2)},
+    ),
+    (
+        v.NATS_GIVEN_UP_STREAM,
+        "S",
+        {"messaging.nats.max_deliveries.stream": "S"},
+        {"messaging.nats.max_deliveries.stream": "S"},
+    ),
+    (
+        v.NATS_GIVEN_UP_CONSUMER,
+        "c",
+        {"messaging.nats.max_deliveries.consumer": "c"},
+        {"messaging.nats.max_deliveries.consumer": "c"},
+    ),
+    (
+        v.NATS_GIVEN_UP_SEQUENCE,
+        7,
+        {"messaging.nats.max_deliveries.sequence": 7},
+        {"messaging.nats.max_deliveries.sequence": 7},
+    ),
+    (
+        v.NATS_GIVEN_UP_DELIVERIES,
+        3,
+        {"messaging.nats.max_deliveries.deliveries": 3},
+        {"messaging.nats.max_deliveries.deliveries": 3},
+    ),
 ]
 
 

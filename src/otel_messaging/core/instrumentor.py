@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .patching import Patch
 
 _logger = logging.getLogger("otel_messaging")
+_active: dict[str, Telemetry] = {}
 _TAKEN = ("tracer_provider", "meter_provider", "publish_hook", "consume_hook")
 
 
@@ -62,11 +63,22 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         self._rivalry = rivals.Rivalry(self.rivals, self.entry_point)
         self._rivalry.silence()
         self._patches.apply()
+        _active[self.library] = self._telemetry
 
     def _uninstrument(self, **_kwargs: Any) -> None:
+        _active.pop(self.library, None)
         self._telemetry.close()
         self._patches.remove()
         self._rivalry.release()
+
+
+def active(library: str) -> Telemetry | None:
+    """The telemetry of a library that is instrumented now.
+
+    Args:
+        library: the name of the adapter's module.
+    """
+    return _active.get(library)
 
 
 def _known(arguments: dict[str, Any]) -> dict[str, Any]:
