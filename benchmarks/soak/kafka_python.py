@@ -23,23 +23,26 @@ THREADS = 4  # as many as a topic has partitions
 Way = Callable[[str, str, int, Callable[[], None]], None]
 
 
-def run(watch: Watch, messages: int) -> None:
+def run(watch: Watch, messages: int, bare: bool) -> None:
     """Send and consume.
 
     Args:
         watch: told of every message that was handled.
         messages: how many, a multiple of 80.
+        bare: without instrumentation.
     """
     share = messages // len(WAYS) // ROUNDS
     with _broker() as address:
-        KafkaPythonInstrumentor().instrument(**watch.providers)
+        if not bare:
+            KafkaPythonInstrumentor().instrument(**watch.providers)
         for name, way in list(WAYS.items()) * ROUNDS:
             topic = f"soak-{uuid.uuid4().hex[:8]}"
             sender = threading.Thread(target=_send, args=(address, topic, share, watch.sends))
             sender.start()
             way(address, topic, share, functools.partial(watch.saw, name))
             sender.join()
-        KafkaPythonInstrumentor().uninstrument()
+        if not bare:
+            KafkaPythonInstrumentor().uninstrument()
 
 
 @contextlib.contextmanager
