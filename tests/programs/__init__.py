@@ -48,12 +48,17 @@ PROGRAMS = {
 }
 
 
+def environment_of(variables):
+    """The environment of a command: ours without its settings, and with those given."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHON"))}
+    return {**inherited, **variables}
+
+
 def run(*command, environ, timeout=60.0):
     """Run a command with no setting but those given; return what it printed, or fail with all it said."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHON"))}
     done = subprocess.run(
         [str(part) for part in command],
-        env={**inherited, **environ},
+        env=environment_of(environ),
         capture_output=True,
         text=True,
         timeout=timeout,
