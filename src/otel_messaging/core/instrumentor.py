@@ -43,6 +43,7 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Reads the library's objects."""
     rivals: ClassVar[tuple[rivals.Rival, ...]] = ()
     """Other instrumentations of the same library."""
+    _unpatched: Any = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The supported versions of the library, in the notation of requirements files."""
@@ -59,11 +60,24 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
                 _logger.error("%s: %s", self.entry_point, conflict)  # older loaders tell nobody
             raise DependencyConflictError(conflict)
         self._telemetry = Telemetry(self.library, settings.load(kwargs), **_known(kwargs))
-        self._patches = Patches(self.patches, self.adapter(self._telemetry))
+        self._adapter = self.adapter(self._telemetry)
+        self._patches = Patches(self.patches, self._adapter)
         self._rivalry = rivals.Rivalry(self.rivals, self.entry_point)
         self._rivalry.silence()
         self._patches.apply()
         _active[self.library] = self._telemetry
+
+    def reader(self) -> Any:
+        """The adapter that reads the library's objects now: that of the patches, or one of its own without any.
+
+        What the application does by itself is told of in a process that is not instrumented too, to the global
+        providers.
+        """
+        if self._is_instrumented_by_opentelemetry:
+            return self._adapter
+        if self._unpatched is None:
+            self._unpatched = self.adapter(Telemetry(self.library, settings.load({})))
+        return self._unpatched
 
     def _uninstrument(self, **_kwargs: Any) -> None:
         _active.pop(self.library, None)

@@ -750,6 +750,13 @@ class Telemetry:
         delivery = context.get(_DELIVERY)
         return delivery if isinstance(delivery, Delivery) and not delivery.done else None
 
+    def delivery_of(self, message: Any) -> Delivery | None:
+        """The handling of a message in the current context, where the message itself tells it from others."""
+        delivery = self.current_delivery(get_current())
+        while delivery is not None and delivery.message is not message:
+            delivery = delivery.before()[1]
+        return delivery
+
     def _correlate(self, headers: Mapping[str, Any] | None, context: Context) -> tuple[Context, tuple[Link, ...]]:
         """The context of a message's span, and the spans that it is linked to."""
         ambient = _recording(context)

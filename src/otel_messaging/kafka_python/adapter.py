@@ -13,7 +13,7 @@ from .consumer import Consumer
 from .producer import Producer
 
 if TYPE_CHECKING:
-    from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.core.telemetry import Operation, Telemetry
 
 
 class Kafka:
@@ -22,6 +22,7 @@ class Kafka:
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+        self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
         self._watching = False
 
     def watch(self) -> None:
@@ -50,12 +51,22 @@ class Kafka:
 
     def consumer(self, consumer: Any) -> Consumer:
         """What is kept for a consumer."""
-        return keep(consumer, self.telemetry, Consumer)
+        return keep(consumer, self.telemetry, self._add_consumer)
+
+    def assigned(self, topic: str, partition: int) -> Operation | None:
+        """How records of a partition are handled, if there is just one consumer here that they come to."""
+        found = [operation for consumer in list(self._consumers) if (operation := consumer.assigned(topic, partition))]
+        return found[0] if len(found) == 1 else None
 
     def add_producer(self, telemetry: Telemetry, producer: Any) -> Producer:
         """What is to be kept for a producer."""
         state = Producer(telemetry, producer)
         self._producers.add(state)
+        return state
+
+    def _add_consumer(self, telemetry: Telemetry, consumer: Any) -> Consumer:
+        state = Consumer(telemetry, consumer)
+        self._consumers.add(state)
         return state
 
 

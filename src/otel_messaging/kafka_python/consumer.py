@@ -14,7 +14,7 @@ from otel_messaging.core.state import ATTRIBUTE, find
 from otel_messaging.core.telemetry import Failure, Moment
 
 from .cluster import Cluster, Partition
-from .records import SYSTEM, fold, key_text
+from .records import SYSTEM, describe, fold
 from .settling import begin_settling, settle
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ class Consumer:
         if context is None or partitions is None:
             return None
         delivery = self.telemetry.current_delivery(context)
-        if delivery is not None and all(held.delivery is not delivery for held in (self.held, *self._polled)):
-            delivery = None
+        while delivery is not None and all(held.delivery is not delivery for held in (self.held, *self._polled)):
+            delivery = delivery.before()[1]  # the application may say itself that it handles the record
         return self.telemetry.settle(verb, self._call(partitions), delivery, (), {})
 
     def abandon(self) -> None:
@@ -161,6 +161,10 @@ class Consumer:
         if self._cluster.has_changed():
             self._forget()
         return self._looped.get((topic, partition)) or self._source(self._looped, v.DELIVER, topic, partition)
+
+    def assigned(self, topic: str, partition: int) -> Operation | None:
+        """How records of a partition are handled, if they come to this consumer."""
+        return self.listed(topic, partition).operation if (topic, partition) in self._assignment else None
 
     def listed(self, topic: str, partition: int) -> _Source:
         """What is the same for all records of a partition that come in lists."""
@@ -198,18 +202,11 @@ class Consumer:
         return call
 
     def _deliver(self, source: _Source, record: Any, behind: int | None, context: Context) -> Delivery | None:
-        size = record.serialized_value_size
         stamp = record.timestamp
-        facts = (
-            (v.KAFKA_OFFSET, record.offset),
-            (v.KAFKA_KEY, None if record.key is None else key_text(record.key)),
-            (v.BODY_SIZE, size if size >= 0 else None),
-            (v.KAFKA_TOMBSTONE, True if size < 0 else None),  # the value itself is what a deserializer made of it
-            (v.LAG, behind),
-        )
         waited = time.time() - stamp / 1000 if stamp is not None and stamp >= 0 else None
         telemetry = self.telemetry
-        delivery = telemetry.deliver(source.operation, facts, fold(record.headers), None, context, waited)
+        facts = describe(record, behind)
+        delivery = telemetry.deliver(source.operation, facts, fold(record.headers), record, context, waited)
         if delivery is not None and telemetry.consume_hook is not None:
             telemetry.tell_consume_hook(delivery, record)
         return delivery

@@ -22,6 +22,18 @@ def key_text(key: Any) -> str | None:
     return None if isinstance(key, (list, tuple)) else as_text(key)
 
 
+def describe(record: Any, behind: int | None = None) -> v.Facts:
+    """What is known of a record, and of how many were behind it."""
+    size = record.serialized_value_size
+    return (
+        (v.KAFKA_OFFSET, record.offset),
+        (v.KAFKA_KEY, None if record.key is None else key_text(record.key)),
+        (v.BODY_SIZE, size if size >= 0 else None),
+        (v.KAFKA_TOMBSTONE, True if size < 0 else None),  # the value itself is what a deserializer made of it
+        (v.LAG, behind),
+    )
+
+
 def fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | None:
     """Headers with their names in lower case, of repeated ones the last; None where there are none."""
     if not headers:

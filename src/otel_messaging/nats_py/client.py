@@ -6,6 +6,7 @@ import time
 from asyncio import CancelledError
 from contextvars import Context as EmptyContext
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
@@ -14,7 +15,7 @@ from otel_messaging.core.safety import report
 from otel_messaging.core.state import find
 from otel_messaging.core.telemetry import Failure
 
-from .reading import DELIVERED, describe, fold, split_reply
+from .reading import DELIVERED, describe, fold, split_reply, stored
 from .telling import acknowledged
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from .adapter import Nats
     from .pulling import Asked
+    from .stores import Watched
 
 
 _HEADER_OVERHEAD = len("NATS/1.0\r\n\r\n")
@@ -49,6 +51,8 @@ class Client:
         """Messages that no stream has acknowledged yet, by what the application waits for."""
         self.pulled: dict[int, Asked] = {}
         """What gave the messages that were pulled and are handled now, by their ids."""
+        self.watched: WeakSet[Watched] = WeakSet()
+        """Watchers of stores, each of which may be handling an update."""
         self._prefix: Any = None
         self._silent: tuple[str, ...] = ("$",)
         self._server: Any = None
@@ -79,9 +83,11 @@ class Client:
             publication.end(error, facts)
 
     def close(self) -> None:
-        """The connection is closed: no stream will answer."""
+        """The connection is closed: no stream will answer, and no update is handled any more."""
         for future in tuple(self.unanswered):
             self.answered(future, _UNANSWERED)
+        for watched in tuple(self.watched):
+            watched.close()
 
     def is_silent(self, subject: str) -> bool:
         """Whether a subject is the system's own, or the inbox of a reply."""
@@ -216,21 +222,15 @@ class Deliveries:
         words = split_reply(reply)
         if words is None:
             return (), None
-        stream, consumer, attempt, sequence, _number, stamp, pending = words
+        stamp, pending = words[5:7]
         try:
             behind = int(pending) if self._tells_lag else None
-            facts: v.Facts = (
-                (v.NATS_STREAM, stream),
-                (v.NATS_SEQUENCE, int(sequence)),
-                (v.ATTEMPT, int(attempt)),
-                (v.LAG, behind),
-                (v.NATS_GROUP, None if self._group else consumer),
-            )
+            facts = stored(words, behind, self._group)
             waited = time.time() - int(stamp) / 1e9
         except ValueError:
             return (), None
         if behind is not None:
-            self._wait(stream, consumer, behind)
+            self._wait(words[0], words[1], behind)
         return facts, waited
 
     def _wait(self, stream: str, consumer: str, behind: int) -> None:

@@ -46,7 +46,7 @@ class Asked:
     def __init__(self, telemetry: Telemetry, subscription: Any) -> None:
         self.telemetry = telemetry
         self._client = keep(subscription._conn, telemetry, Client)
-        self._source = subscribed(subscription)
+        self.source = subscribed(subscription)
         self._bound = False
         self._got: dict[int, _Got] = {}
         self._batches: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
@@ -61,7 +61,7 @@ class Asked:
         if not self._bound or filters:
             consumer = pulling._consumer or ""
             self._bound = True
-            self._source = (filters or "", "" if NUID.match(consumer) else consumer)
+            self.source = (filters or "", "" if NUID.match(consumer) else consumer)
 
     def call(self, verb: str, subject: str | None) -> Operation:
         """A call that pulls messages, and the subject that they have in common."""
@@ -69,7 +69,7 @@ class Asked:
 
     def failing(self) -> Operation:
         """A call that has failed to get messages, of the subject that all of them have, if there is just one."""
-        subject = self._source[0]
+        subject = self.source[0]
         return self.call("fetch", subject if subject and not re.search("[*>,]", subject) else None)
 
     def hand_out(self, message: Any, context: Context, began: Moment) -> None:
@@ -141,10 +141,10 @@ class Asked:
         for held in tuple(self._batches.values()):
             held.close()
         self._batches.clear()
-        self._client.forget(*self._source)
+        self._client.forget(*self.source)
 
     def _deliveries(self, action: v.Action) -> Deliveries:
-        return self._client.deliveries(*self._source, action)
+        return self._client.deliveries(*self.source, action)
 
     def _is_hidden(self, deliveries: Deliveries, subject: str) -> bool:
         return self._client.is_silent(subject) or deliveries.operation(subject).excluded

@@ -61,6 +61,24 @@ def subscribed(subscription: Any) -> tuple[str, str]:
     return consumed_from(subscription._subject, subscription._queue, consumer)
 
 
+def stored(words: Sequence[str], behind: int | None, group: str | None) -> v.Facts:
+    """What JetStream tells of a message.
+
+    Args:
+        words: of its reply subject, as `split_reply` gives them.
+        behind: how many messages wait behind it.
+        group: what its consumer is called, where that is known already.
+    """
+    stream, consumer, attempt, sequence = words[:4]
+    return (
+        (v.NATS_STREAM, stream),
+        (v.NATS_SEQUENCE, int(sequence)),
+        (v.ATTEMPT, int(attempt)),
+        (v.LAG, behind),
+        (v.NATS_GROUP, None if group else consumer),
+    )
+
+
 def split_reply(reply: str) -> Sequence[str] | None:
     """The words of a reply subject that tell of a message of JetStream.
 

@@ -1,0 +1,50 @@
+"""What is known of a message outside of the consumer that it has come from."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core.telemetry import Incoming, get_current
+
+from .consuming import Source
+from .reading import describe, fold, identify
+
+if TYPE_CHECKING:
+    from .adapter import AioPika
+
+
+def is_message(value: Any) -> bool:
+    """Whether one of the library's objects is a message that has come from a queue."""
+    return hasattr(value, "delivery_tag") and hasattr(value, "headers")
+
+
+def read(pika: AioPika, message: Any) -> Incoming:
+    """Read a message. It does not tell of its queue, but its channel knows what consumes it."""
+    delivery = pika.delivery(message, get_current())
+    if delivery is not None:
+        operation = delivery.operation
+    else:
+        operation = _source(pika, message).operation(message.exchange, message.routing_key)
+    headers = fold(message.headers)
+    return Incoming(
+        destination=operation.destination,
+        common=operation.facts,
+        facts=describe(message, message, message.body, headers),
+        headers=headers,
+        size=len(message.body),
+        identity=identify(message),
+        delivery=delivery,
+    )
+
+
+def _source(pika: AioPika, message: Any) -> Source:
+    """Where a message has come from: our callbacks know it, and an iterator knows its queue."""
+    channel = message._IncomingMessage__channel
+    callback = channel.consumers.get(message.consumer_tag)
+    callback = getattr(callback, "__wrapped__", callback)
+    given = callback.args[0] if isinstance(callback, partial) and callback.args else None
+    if isinstance(given, partial) and given.args and isinstance(given.args[0], Source):
+        return given.args[0]
+    queue = getattr(getattr(given, "__self__", None), "_amqp_queue", None)
+    return pika.source(getattr(queue, "name", ""), channel.connection.url)
