@@ -12,11 +12,14 @@ from otel_messaging.core.settling import settles
 
 from .adapter import AioPika
 from .consuming import wrap_basic_consume
+from .dead_letters import dead_letter
 from .iterating import wrap_aenter, wrap_aexit, wrap_aiter, wrap_anext, wrap_close
 from .publishing import wrap_basic_publish, wrap_publish
 from .pulling import wrap_get
 from .rpc import wrap_answer, wrap_call, wrap_execute
 from .settling import acked, nacked, rejected, wrap_process_exit
+
+__all__ = ["AioPikaInstrumentor", "dead_letter"]
 
 _RPC = ("aio_pika.patterns.rpc", "RPC")
 _CHANNEL = ("aiormq.channel", "Channel")

@@ -21,7 +21,10 @@ from .consumer import (
     wrap_poll,
     wrap_unsubscribe,
 )
+from .dead_letters import dead_letter
 from .producer import transacts, wrap_close_producer, wrap_init, wrap_send
+
+__all__ = ["KafkaPythonInstrumentor", "dead_letter"]
 
 _TRANSACTION = ("begin_transaction", "send_offsets_to_transaction", "commit_transaction", "abort_transaction")
 _PRODUCER = ("kafka.producer.kafka", "KafkaProducer")

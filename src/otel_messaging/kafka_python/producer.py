@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .adapter import Kafka
 
 
-_HEADERS_SINCE = (0, 11)
+HEADERS_SINCE = (0, 11)
 _REST = ("partition", "timestamp_ms")  # of the parameters of `send`, those that follow the headers
 _CLOSED = Failure("producer_closed", "the producer was closed before the broker answered")
 
@@ -47,7 +47,7 @@ class Producer:
         self.acknowledges_offsets = producer.config["acks"] != 0
         self.places: Cache[Any, v.Facts] = Cache()
         self._serializes_keys = producer.config["key_serializer"] is not None
-        self._carries_headers = producer.config["api_version"] >= _HEADERS_SINCE
+        self._carries_headers = producer.config["api_version"] >= HEADERS_SINCE
         self._cluster = Cluster(producer._metadata)
         self._facts = (*SYSTEM, (v.CLIENT_ID, producer.config["client_id"]))
         self._operations: Cache[str, Operation] = Cache()

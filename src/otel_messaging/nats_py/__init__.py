@@ -13,11 +13,14 @@ from otel_messaging.core.settling import settles
 
 from .adapter import Nats
 from .client import wrap_close
+from .dead_letters import dead_letter
 from .publishing import wrap_async_reply, wrap_jetstream_publish, wrap_publish, wrap_publish_async, wrap_request
 from .pulling import wrap_fetch, wrap_next_msg, wrap_pull_subscribe
 from .services import wrap_respond_error
 from .subscribing import wrap_aiter, wrap_anext, wrap_cancel, wrap_subscribe, wrap_subscribe_bind
 from .telling import wrap_silently
+
+__all__ = ["NatsPyInstrumentor", "dead_letter"]
 
 
 def _delay(delay: float | None = None) -> v.Attributes:

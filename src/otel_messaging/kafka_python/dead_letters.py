@@ -1,0 +1,95 @@
+"""`dead_letter`: a record that cannot be handled goes to another topic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_messaging.core.safety import report
+from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, reasons
+
+from .producer import HEADERS_SINCE
+from .records import fold
+
+if TYPE_CHECKING:
+    from kafka import KafkaProducer
+    from kafka.consumer.fetcher import ConsumerRecord
+    from kafka.producer.future import FutureRecordMetadata
+
+    from otel_messaging.core.telemetry import Delivery
+
+
+def dead_letter(
+    record: ConsumerRecord, error: BaseException, producer: KafkaProducer, topic: str, **options: Any
+) -> FutureRecordMetadata:
+    """Send a record that cannot be handled to a topic for dead letters.
+
+    Key, value and headers are the record's own; what a deserializer has made of them, the producer's serializers have
+    to undo. Headers say where the record came from and why it is here: ``dead-letter-original-topic``,
+    ``dead-letter-original-partition``, ``dead-letter-original-offset``, ``dead-letter-error-type`` and
+    ``dead-letter-error``, in place of any that were there. A header without a value gets an empty one, since the
+    producer takes no other. Brokers before 0.11 have no headers, and a record that would be too large with ours goes
+    without them.
+
+    The record's span gets an event ``send_to_dead_letter``; the new one is its child and linked to the original.
+
+    Args:
+        record: the record.
+        error: why it could not be handled.
+        producer: what to send it with.
+        topic: where to.
+        **options: more arguments of `KafkaProducer.send
+            <https://kafka-python.readthedocs.io/en/master/apidoc/KafkaProducer.html>`_, such as ``partition``.
+
+    Returns:
+        What ``KafkaProducer.send`` returns: a future, whose ``get()`` waits until the broker has the record.
+
+    Raises:
+        Exception: whatever ``KafkaProducer.send`` raises.
+    """
+    headers = list(record.headers or ())
+    letters = _letters(record, error, producer, headers)
+    with DeadLetter("kafka_python", "kafka", record.topic, fold(headers), error, _concerns(record)) as letter:
+        future = _send(producer, topic, record, letters, options)
+        if not (getattr(future, "is_done", False) is True and future.exception is not None):
+            letter.sent()
+    return future
+
+
+def _letters(record: Any, error: BaseException, producer: Any, headers: list[Any]) -> tuple[list[Any], ...]:
+    """The headers to send, and those to send if they are too large."""
+    if not headers and producer.config["api_version"] < HEADERS_SINCE:
+        return ([],)
+    kept = [(name, b"" if value is None else value) for name, value in headers]
+    try:
+        told = {
+            ORIGINAL + "topic": record.topic,
+            ORIGINAL + "partition": str(record.partition),
+            ORIGINAL + "offset": str(record.offset),
+            **reasons(error),
+        }
+        ours = [(name, text.encode()) for name, text in told.items()]
+        return [*(item for item in kept if not item[0].startswith(PREFIX)), *ours], kept
+    except Exception as failure:
+        report("dead_letter", failure)
+        return (kept,)
+
+
+def _send(producer: Any, topic: str, record: Any, letters: tuple[list[Any], ...], options: dict[str, Any]) -> Any:
+    from kafka.errors import MessageSizeTooLargeError
+
+    for headers in letters[:-1]:
+        try:
+            future = producer.send(topic, value=record.value, key=record.key, headers=headers, **options)
+        except MessageSizeTooLargeError:
+            continue
+        # Until 2.3 the error comes with the future. Either way the producer has not taken the record.
+        if not (getattr(future, "is_done", False) is True and isinstance(future.exception, MessageSizeTooLargeError)):
+            return future
+    return producer.send(topic, value=record.value, key=record.key, headers=letters[-1], **options)
+
+
+def _concerns(record: Any) -> Any:
+    def concerns(delivery: Delivery) -> bool:
+        return bool(delivery.operation.destination.name == record.topic)
+
+    return concerns
