@@ -49,6 +49,7 @@ class Figures:
         floor: what a hand-written span adds.
         ours: what this package adds.
         official: what the official package adds.
+        official_floor: what a hand-written span with the attributes of the official package adds.
         spread: the lowest and the highest of what ours adds, where it varies.
     """
 
@@ -56,17 +57,8 @@ class Figures:
     floor: float
     ours: float
     official: float | None = None
+    official_floor: float | None = None
     spread: tuple[float, float] | None = None
-
-    def scaled(self, factor: float) -> Figures:
-        """The same in another unit."""
-        return Figures(
-            self.plain * factor,
-            self.floor * factor,
-            self.ours * factor,
-            None if self.official is None else self.official * factor,
-            None if self.spread is None else (self.spread[0] * factor, self.spread[1] * factor),
-        )
 
 
 def cases(quick: bool) -> list[Case]:
@@ -84,9 +76,9 @@ def describe_all() -> Told:
         return dict(zip(keys, pool.map(lambda key: describe(*key), keys), strict=True))
 
 
-def _imitated(told: Told, case: Case) -> dict[str, Any]:
+def _imitated(told: Told, case: Case, arm: str = "ours") -> dict[str, Any]:
     """The span that the floor of a case has."""
-    span = told[case.path, "ours"]
+    span = told[case.path, arm]
     return span if case.metered else {**span, "metrics": []}
 
 
@@ -100,14 +92,18 @@ def instructions(counter: Callgrind, told: Told, cases: list[Case], count: int) 
     def one(case: Case) -> Figures:
         job = {**case.job("ours"), "floor": _imitated(told, case)}
         ours = counter.count(job, ["path", "floor"], count)
-        official = None if case.metered else counter.count(case.job("official"), ["path"], count)["path"]
+        official = {}
+        if not case.metered:
+            job = {**case.job("official"), "floor": _imitated(told, case, "official")}
+            official = counter.count(job, ["path", "floor"], count)
         base, empty = bases[case.path, False]["path"], bases[case.path, False]["empty"]
         carry = bases[case.path, _carries(case)]["path"] - base
         return Figures(
             plain=base,
             floor=ours["floor"] - empty + carry,
             ours=ours["path"] - base,
-            official=None if official is None else official - base,
+            official=official["path"] - base if official else None,
+            official_floor=official["floor"] - empty + carry if official else None,
         )
 
     wanted = sorted({(case.path, carrying) for case in cases for carrying in (False, _carries(case))})

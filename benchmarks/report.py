@@ -55,6 +55,8 @@ def costs(title: str, note: str, figures: dict[Case, Figures]) -> Table:
     """What each case adds, in thousands of instructions or in microseconds."""
     spread = any(one.spread for one in figures.values())
     heads = ("path", "state", "plain", "floor", "ours", "official", "ours / floor", "ours / official")
+    attributes = any(one.official_floor for one in figures.values())
+    heads = (*heads, "official / its floor") if attributes else heads
     table = Table(title, note, (*heads, "ours, lowest to highest") if spread else heads)
     for case, one in figures.items():
         state = f"{TITLES[case.state]}, metrics" if case.metered else TITLES[case.state]
@@ -62,6 +64,8 @@ def costs(title: str, note: str, figures: dict[Case, Figures]) -> Table:
         against = "" if one.official is None else f"{one.ours / one.official:.2f}"
         numbers = (f"{one.plain / 1000:.1f}", f"{one.floor / 1000:.1f}", f"{one.ours / 1000:.1f}", official)
         row = (PATHS[case.path].title, state, *numbers, f"{one.ours / one.floor:.2f}", against)
+        if attributes:
+            row = (*row, f"{one.official / one.official_floor:.2f}" if one.official and one.official_floor else "")
         between = f"{one.spread[0] / 1000:.1f} to {one.spread[1] / 1000:.1f}" if one.spread else ""
         table.rows.append((*row, between) if spread else row)
     return table
