@@ -113,8 +113,9 @@ async def _run(watch: Watch, address: str, share: int) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     async with Proxy(address) as wire:
         for name, way in list(WAYS.items()) * ROUNDS:
-            async with Program(watch, wire, name, share) as program:
+            async with Program(watch, wire, share) as program:
                 await asyncio.gather(program.publish(), way(program))
+            watch.look(name)
 
 
 class Program:
@@ -123,12 +124,11 @@ class Program:
     Args:
         watch: told of every message that was handled.
         wire: what the connection goes through.
-        way: how messages are consumed.
         count: how many.
     """
 
-    def __init__(self, watch: Watch, wire: Proxy, way: str, count: int) -> None:
-        self.watch, self.wire, self.way, self.count = watch, wire, way, count
+    def __init__(self, watch: Watch, wire: Proxy, count: int) -> None:
+        self.watch, self.wire, self.count = watch, wire, count
         self.name = f"soak-{uuid.uuid4().hex[:8]}"
         self.handled: set[int] = set()
         self.lead = asyncio.Semaphore(LEAD)
@@ -188,7 +188,7 @@ class Program:
         if number not in self.handled:
             self.handled.add(number)
             self.lead.release()
-            self.watch.saw(self.way)
+            self.watch.saw()
             if len(self.handled) % CUT_AFTER == 0:
                 self.watch.cuts += 1
                 self.wire.cut()

@@ -6,7 +6,6 @@ It runs on Apache Kafka, which it starts, or on the broker that KAFKA_BOOTSTRAP_
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import threading
 import uuid
@@ -39,8 +38,9 @@ def run(watch: Watch, messages: int, bare: bool) -> None:
             topic = f"soak-{uuid.uuid4().hex[:8]}"
             sender = threading.Thread(target=_send, args=(address, topic, share, watch.sends))
             sender.start()
-            way(address, topic, share, functools.partial(watch.saw, name))
+            way(address, topic, share, watch.saw)
             sender.join()
+            watch.look(name)
         if not bare:
             KafkaPythonInstrumentor().uninstrument()
 
