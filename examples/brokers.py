@@ -158,6 +158,8 @@ class ApacheKafka(Broker):
 
     Args:
         version: of Apache Kafka. 4.0 and newer no longer speak with kafka-python before 2.1.
+        joins: the node whose cluster this one joins, as a broker only; a cluster of its own if None.
+        number: which node of its cluster it is.
     """
 
     variable = Kafka.variable
@@ -165,10 +167,13 @@ class ApacheKafka(Broker):
     welcome = Kafka.welcome
     deadline = 60.0
 
-    def __init__(self, version: str = "4.1.1") -> None:
+    def __init__(self, version: str = "4.1.1", joins: ApacheKafka | None = None, number: int = 1) -> None:
         self._jars = apache_kafka_jars(version)
         super().__init__()
-        self._controller_port = free_port()
+        self.number = number
+        self._joins = joins
+        self._controller_port = joins._controller_port if joins else free_port()
+        self._cluster = joins._cluster if joins else _cluster_id()
 
     def _launch(self) -> None:
         properties = self.folder / "server.properties"
@@ -178,12 +183,13 @@ class ApacheKafka(Broker):
         self._spawn(*self._java("kafka.Kafka"), str(properties))
 
     def _properties(self) -> dict[str, object]:
+        client, controller = f"PLAINTEXT://{self.address}", f"CONTROLLER://127.0.0.1:{self._controller_port}"
         return {
-            "process.roles": "broker,controller",
-            "node.id": 1,
+            "process.roles": "broker" if self._joins else "broker,controller",
+            "node.id": self.number,
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "listeners": client if self._joins else f"{client},{controller}",
+            "advertised.listeners": client,
             "controller.listener.names": "CONTROLLER",
             "log.dirs": self.folder / "data",
             "num.partitions": 4,  # as many as the other broker makes
@@ -197,9 +203,8 @@ class ApacheKafka(Broker):
         }
 
     def _format(self, properties: Path) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "A", 1)
         with (self.folder / "log").open("ab") as log:
-            tool = (*self._java("kafka.tools.StorageTool"), "format", "-t", cluster, "-c", str(properties))
+            tool = (*self._java("kafka.tools.StorageTool"), "format", "-t", self._cluster, "-c", str(properties))
             done = subprocess.run(tool, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
         if done.returncode != 0:
             raise BrokerUnavailable(self._report("could not format its storage"))
@@ -323,6 +328,11 @@ def free_port() -> int:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def _cluster_id() -> str:
+    """Return a new id for a cluster of Apache Kafka, which must not begin with a dash."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "A", 1)
 
 
 def _answers(port: int, hello: bytes, welcome: bytes) -> bool:
