@@ -139,6 +139,10 @@ class _Member(Publication):
         self._index = index
         self._sized = sized
 
+    def is_counted(self) -> bool:
+        """The batch lasts until it is answered."""
+        return True
+
     def end(
         self,
         error: BaseException | Failure | None = None,

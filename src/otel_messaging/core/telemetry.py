@@ -239,6 +239,10 @@ class Publication(Running):
         self.carrier = carrier
         self.sent: Any = None
 
+    def is_counted(self) -> bool:
+        """Whether it matters what becomes of the message where its span is not recorded."""
+        return self._telemetry.is_metered()
+
     end = Running._finish
     """The broker has answered, or will not."""
 

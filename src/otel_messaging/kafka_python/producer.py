@@ -194,7 +194,7 @@ def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
         if (
             producer is not None
             and publication is not None
-            and (publication.span.is_recording() or telemetry.is_metered())
+            and (publication.span.is_recording() or publication.is_counted())
         ):
             _await_answer(producer, publication, future, producer.measures and isinstance(value, bytes))
         return future
