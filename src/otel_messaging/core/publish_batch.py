@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from . import safety
+from . import forking, safety
 from . import vocabulary as v
 from .telemetry import BATCH, Failure, Publication, Running, attach, error_type_of, get_current
 
@@ -32,7 +32,18 @@ class PublishBatch(Running):
         context: the current context.
     """
 
-    __slots__ = ("_awaited", "_closed", "_error", "_failures", "_lock", "_number", "_previous", "_size", "_systems")
+    __slots__ = (
+        "__weakref__",
+        "_awaited",
+        "_closed",
+        "_error",
+        "_failures",
+        "_lock",
+        "_number",
+        "_previous",
+        "_size",
+        "_systems",
+    )
 
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, context: Context) -> None:
         super().__init__(telemetry, operation, span, time.perf_counter())
@@ -44,6 +55,12 @@ class PublishBatch(Running):
         self._error: BaseException | None = None
         self._previous = context
         attach(Context({**trace.set_span_in_context(span, context), BATCH: self}))
+        forking.watch(self)
+
+    def disown(self) -> None:
+        """In a forked child: what it publishes is counted nowhere, and the span ends in the parent."""
+        self._lock = threading.Lock()
+        self._open, self._closed = False, True
 
     def add(
         self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str], facts: v.Facts

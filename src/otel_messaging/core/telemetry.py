@@ -19,6 +19,7 @@ from otel_messaging._version import __version__
 
 from . import forking, propagation, safety
 from . import vocabulary as v
+from .cache import Cache
 from .metrics import Metrics
 
 if TYPE_CHECKING:
@@ -399,6 +400,7 @@ class Telemetry:
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
         meter = metrics.get_meter(scope, __version__, meter_provider, schema)
         self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
+        self._prepared: Cache[tuple[str, v.Destination, v.Facts], Operation] = Cache()
         forking.watch(self)
 
     def disown(self) -> None:
@@ -462,6 +464,11 @@ class Telemetry:
             waiting=made.waiting(action, verb, destination, facts) if made is not None and timed else None,
             excluded=self.excludes(destination),
         )
+
+    def prepared(self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts) -> Operation:
+        """The same, kept for those who ask again."""
+        key = (verb, destination, facts)
+        return self._prepared.get(key) or self._prepared.put(key, self.operation(action, verb, destination, facts))
 
     def publish(
         self, operation: Operation, facts: v.Facts, headers: Mapping[str, Any] | None, context: Context
