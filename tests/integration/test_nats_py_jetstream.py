@@ -538,39 +538,3 @@ async def test_a_publish_right_after_a_question_is_told_of(connect, recorder):
         await driver.client.jetstream().stream_info(driver.name())
     await driver.publish(driver.name())
     recorder.producers(1)
-
-
-async def test_keys_and_values_are_left_alone(connect, recorder):
-    driver = await connect()
-    jetstream = driver.client.jetstream()
-    bucket = await jetstream.create_key_value(bucket=driver.name())
-    commands = on_the_wire(driver.client)
-    watcher = await bucket.watchall()
-    assert await bucket.put("name", b"value") == 1
-    assert (await bucket.get("name")).value == b"value"
-    assert await bucket.update("name", b"other", last=1) == 2
-    seen = []
-    for _ in range(2):
-        entry = await watcher.updates(timeout=5)
-        seen.append(entry and entry.value)
-    await watcher.stop()
-    assert await bucket.keys() == ["name"]
-    assert await bucket.delete("name")
-    assert b"value" in seen or b"other" in seen
-    assert recorder.spans() == []
-    assert not any(b"traceparent" in command for command in commands)
-
-
-async def test_objects_are_left_alone(connect, recorder):
-    driver = await connect()
-    store = await driver.client.jetstream().create_object_store(driver.name())
-    commands = on_the_wire(driver.client)
-    body = bytes(range(256)) * 1200
-    await store.put("name", body)
-    assert (await store.get("name")).data == body
-    watcher = await store.watch(include_history=True)
-    assert (await watcher.updates(timeout=5)).name == "name"
-    await watcher.stop()
-    await store.delete("name")
-    assert recorder.spans() == []
-    assert not any(b"traceparent" in command for command in commands)

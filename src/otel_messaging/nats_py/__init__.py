@@ -17,6 +17,7 @@ from .dead_letters import dead_letter
 from .publishing import wrap_async_reply, wrap_jetstream_publish, wrap_publish, wrap_publish_async, wrap_request
 from .pulling import wrap_fetch, wrap_next_msg, wrap_pull_subscribe
 from .services import wrap_respond_error
+from .stores import ENTRIES, OBJECTS, WATCHERS, wrap_get_msg
 from .subscribing import wrap_aiter, wrap_anext, wrap_cancel, wrap_subscribe, wrap_subscribe_bind
 from .telling import wrap_silently
 
@@ -33,11 +34,13 @@ _PULL = ("nats.js.client", "JetStreamContext.PullSubscription")
 _MANAGER = ("nats.js.manager", "JetStreamManager")
 _REQUEST = ("nats.micro.request", "Request")
 _MSG = ("nats.aio.msg", "Msg")
+_ENTRIES = ("nats.js.kv", "KeyValue")
+_OBJECTS = ("nats.js.object_store", "ObjectStore")
 _ITERATOR = ("nats.aio.subscription", "_SubscriptionMessageIterator")
 
 
 class NatsPyInstrumentor(MessagingInstrumentor):
-    """Instruments `nats-py <https://nats-io.github.io/nats.py>`_: core NATS and JetStream."""
+    """Instruments `nats-py <https://nats-io.github.io/nats.py>`_: core NATS, JetStream, services and stores."""
 
     library = "nats_py"
     entry_point = "messaging-nats-py"
@@ -53,7 +56,7 @@ class NatsPyInstrumentor(MessagingInstrumentor):
         Patch(*_JETSTREAM, "_handle_async_reply", wrap_async_reply, since="2.8"),
         Patch(*_JETSTREAM, "subscribe_bind", wrap_subscribe_bind),
         Patch(*_MANAGER, "_api_request", wrap_silently),
-        Patch(*_MANAGER, "get_msg", wrap_silently),
+        Patch(*_MANAGER, "get_msg", wrap_get_msg),
         Patch(*_JETSTREAM, "pull_subscribe", wrap_pull_subscribe),
         Patch(*_PULL, "fetch", wrap_fetch),
         Patch("nats.aio.subscription", "Subscription", "next_msg", wrap_next_msg),
@@ -68,5 +71,9 @@ class NatsPyInstrumentor(MessagingInstrumentor):
         Patch(*_MSG, "nak", settles("nak", _delay)),
         Patch(*_MSG, "in_progress", settles("in_progress", dict)),
         Patch(*_MSG, "term", settles("term", dict)),
+        *(Patch(*_ENTRIES, name, wrap) for name, wrap in ENTRIES.items()),
+        *(Patch(*_OBJECTS, name, wrap) for name, wrap in OBJECTS.items()),
+        *(Patch(_ENTRIES[0], "KeyValue.KeyWatcher", name, wrap) for name, wrap in WATCHERS.items()),
+        *(Patch(_OBJECTS[0], "ObjectStore.ObjectWatcher", name, wrap) for name, wrap in WATCHERS.items()),
     )
     rivals = (Rival("otel_instrumentation_nats", "NatsInstrumentor", "otel-instrumentation-nats", "nats"),)

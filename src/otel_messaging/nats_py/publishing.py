@@ -26,7 +26,8 @@ def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         publication, sent = None, headers
         try:
-            carrier = inherited() if telling.get() is not None else None
+            told = telling.get()
+            carrier = told.carries(subject) if told is not None and told.is_here() else None
             if carrier is None:
                 arguments = NOTHING
                 if hooked:

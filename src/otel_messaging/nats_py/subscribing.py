@@ -12,6 +12,7 @@ from otel_messaging.core.state import find, keep
 
 from .client import Client
 from .reading import consumed_from, subscribed
+from .stores import watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,8 @@ def wrap_subscribe(nats: Nats, subscribe: Callable[..., Any]) -> Callable[..., A
                 client = nats.client(self)
                 source = consumed_from(subject, queue, client.consumers.get(subject))
                 callback = partial(handle, client.deliveries(*source).hand_out, cb)
+            elif cb is not None and nats.telemetry.enabled:
+                callback = watching(nats, cb)
         except Exception as error:
             report("Client.subscribe", error)
         return await subscribe(self, subject, queue, callback, *args, **kwargs)

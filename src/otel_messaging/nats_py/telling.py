@@ -35,6 +35,10 @@ class Told:
         self._task: Any = current_task()
         telling.set(self)
 
+    def carries(self, _subject: Any) -> Mapping[str, str]:
+        """The headers to add to what it publishes to a subject."""
+        return self.carrier
+
     def end(self) -> None:
         """The call has returned."""
         self._task = None
