@@ -24,6 +24,10 @@ test: .venv/ready rabbitmq ## Run the tests on real brokers (some of them only: 
 test-oldest: .venv-oldest/ready rabbitmq-oldest ## Run the tests with the oldest supported clients
 	.venv-oldest/bin/python -m pytest $(ARGS)
 
+.PHONY: test-matrix
+test-matrix: .venv/ready rabbitmq ## Run the tests with every supported line of the clients on every Python (see noxfile.py)
+	.venv/bin/nox $(ARGS)
+
 .PHONY: test-kafka
 test-kafka: .venv/ready ## Run the tests of Kafka on Apache Kafka (needs Java and Maven)
 	OTEL_MESSAGING_TEST_KAFKA=apache .venv/bin/python -m pytest $(KAFKA_TESTS) $(ARGS)
@@ -52,7 +56,7 @@ brokers: .venv/ready rabbitmq ## Start the three brokers, print their addresses,
 
 .PHONY: clean
 clean: ## Remove the environments and everything that the tools have left
-	rm -rf .venv .venv-oldest .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf .venv .venv-oldest .nox .pytest_cache .mypy_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Kafka and NATS come with the environment. RabbitMQ is installed where that is possible; otherwise
