@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import shutil
+import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -29,6 +30,20 @@ def uv():
     found = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
     if found is None:
         pytest.skip("needs uv, which the environment of `make test` has")
+    return found
+
+
+@pytest.fixture(scope="session")
+def interpreter(uv):
+    """Find a Python by its version."""
+
+    def found(version):
+        command = (uv, "python", "find", "--quiet", "--no-project", "--no-python-downloads", "--system", version)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"there is no Python {version} here")
+        return done.stdout.strip()
+
     return found
 
 

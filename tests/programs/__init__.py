@@ -73,12 +73,12 @@ def instrumented(python=sys.executable):
     return Path(python).parent / "opentelemetry-instrument", python
 
 
-def make_environment(folder, *requirements):
-    """Make a virtual environment with this package and some others in it; return its interpreter."""
+def make_environment(folder, *requirements, interpreter=sys.executable):
+    """Make a virtual environment with some packages in it; return its interpreter."""
     uv = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
     if uv is None:
         pytest.skip("needs uv, which the environment of `make test` has")
     python = folder / "bin" / "python"
-    run(uv, "venv", "--quiet", "--python", sys.executable, folder, environ={})
+    run(uv, "venv", "--quiet", "--python", interpreter, folder, environ={})
     run(uv, "pip", "install", "--quiet", "--python", python, *requirements, environ={}, timeout=300)
     return python
