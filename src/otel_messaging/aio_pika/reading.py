@@ -19,6 +19,7 @@ _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 _TEMPORARY = re.compile(r"amq\.gen-|amq\.rabbitmq\.reply-to|amq_(0x)?[0-9a-f]{24,32}$")
 # Headers in which the broker counts: deliveries from a quorum queue, and the times a message was dead-lettered.
 _COUNTS = frozenset({"x-delivery-count", "x-death"})
+_DEATHS = 32  # how many are told of one by one, the latest: before RabbitMQ 4 anybody can say that there were more
 Identity = tuple[Any, Any]
 
 
@@ -75,12 +76,22 @@ def _counted(headers: dict[str, Any]) -> v.Facts:
     if not isinstance(deaths, list) or not all(isinstance(death, dict) for death in deaths):
         return facts
     first = deaths[-1] if deaths else {}  # the latest is in front
+    told = list(reversed(deaths[:_DEATHS]))
     return (
         *facts,
+        (v.RABBITMQ_DEATH_QUEUES, [as_text(death.get("queue")) or "" for death in told] or None),
+        (v.RABBITMQ_DEATH_REASONS, [as_text(death.get("reason")) or "" for death in told] or None),
+        (v.RABBITMQ_DEATH_COUNTS, [_times(death) for death in told] or None),
         (v.RABBITMQ_DEATH_QUEUE, as_text(headers.get("x-first-death-queue", first.get("queue")))),
         (v.RABBITMQ_DEATH_REASON, as_text(headers.get("x-first-death-reason", first.get("reason")))),
-        (v.RABBITMQ_DEATH_COUNT, sum(count for death in deaths if isinstance(count := death.get("count"), int))),
+        (v.RABBITMQ_DEATH_COUNT, sum(_times(death) for death in deaths)),
     )
+
+
+def _times(death: dict[str, Any]) -> int:
+    """How often a message died in one place for one reason."""
+    count = death.get("count")
+    return count if type(count) is int else 0
 
 
 def time_waited(sent: Any) -> float | None:

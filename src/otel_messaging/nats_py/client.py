@@ -15,6 +15,7 @@ from otel_messaging.core.safety import report
 from otel_messaging.core.state import find
 from otel_messaging.core.telemetry import Failure
 
+from .advisories import GIVEN_UP, given_up
 from .reading import DELIVERED, describe, fold, split_reply, stored
 from .telling import acknowledged
 
@@ -95,6 +96,10 @@ class Client:
         if prefix is not self._prefix:  # connecting sets it
             self._prefix, self._silent = prefix, ("$", bytes(prefix).decode() + ".")
         return subject.startswith(self._silent)
+
+    def is_hidden(self, subject: str) -> bool:
+        """Whether a subject's messages are not the application's: it handles advisories of dead letters as any."""
+        return self.is_silent(subject) and not subject.startswith(GIVEN_UP)
 
     def facts(self) -> v.Facts:
         """The server in use, which changes when the client reconnects."""
@@ -199,11 +204,14 @@ class Deliveries:
         """The application has a message."""
         try:
             context = self.telemetry.context()
-            if context is None or self._client.is_silent(message.subject):
+            silent = self._client.is_silent(message.subject)
+            if context is None or (silent and not message.subject.startswith(GIVEN_UP)):
                 return None
             headers = message.headers
             headers = fold(headers) if headers else None
             facts, waited = describe(message.data, headers), None
+            if silent:
+                facts += given_up(message.data)
             reply = message.reply
             if reply and reply.startswith(DELIVERED):
                 told, waited = self.stored(reply)

@@ -76,7 +76,7 @@ class Asked:
         """The application has asked for one message, and got it."""
         subject = message.subject
         semconv = self.telemetry.vocabulary.semconv
-        if semconv and not self._client.is_silent(subject):
+        if semconv and not self._client.is_hidden(subject):
             headers = fold(message.headers)
             known = describe(message.data, headers)
             self.telemetry.receive(self.call("next_msg", subject), known, [headers], context, began)
@@ -147,7 +147,7 @@ class Asked:
         return self._client.deliveries(*self.source, action)
 
     def _is_hidden(self, deliveries: Deliveries, subject: str) -> bool:
-        return self._client.is_silent(subject) or deliveries.operation(subject).excluded
+        return self._client.is_hidden(subject) or deliveries.operation(subject).excluded
 
     def _end(self, key: int) -> None:
         self._client.pulled.pop(key, None)

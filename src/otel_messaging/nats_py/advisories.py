@@ -1,0 +1,47 @@
+"""Advisories of JetStream: what a server tells of messages that it has given up.
+
+The form of their data: https://docs.nats.io/running-a-nats-service/nats_admin/monitoring/monitoring_jetstream
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from otel_messaging.core import vocabulary as v
+
+GIVEN_UP = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES."
+"""Where a server publishes that a message was delivered as often as its consumer allows, and never acknowledged.
+
+It is the one subject of the system's own whose messages an application handles as any others: they stand for dead
+letters.
+"""
+_FACTS = (
+    (v.NATS_GIVEN_UP_STREAM, "stream", str),
+    (v.NATS_GIVEN_UP_CONSUMER, "consumer", str),
+    (v.NATS_GIVEN_UP_SEQUENCE, "stream_seq", int),
+    (v.NATS_GIVEN_UP_DELIVERIES, "deliveries", int),
+)
+_LARGEST = 2**63  # what an exporter can write
+_LONGEST = 10_000  # bytes: several times what a server sends
+
+
+def given_up(data: bytes) -> v.Facts:
+    """Which message it is: the stream that has it, its number there, its consumer and how often that got it.
+
+    Args:
+        data: the advisory's; nothing is known where a server would not send the like.
+    """
+    try:
+        told = json.loads(data) if len(data) < _LONGEST else {}
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(told, dict):
+        return ()
+    return tuple((fact, told[name]) for fact, name, kind in _FACTS if _is_well_formed(told.get(name), kind))
+
+
+def _is_well_formed(value: Any, kind: type) -> bool:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return False
+    return not isinstance(value, int) or 0 <= value < _LARGEST
