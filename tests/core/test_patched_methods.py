@@ -7,7 +7,6 @@ difference means for the adapter, write it down with `UPDATE_SNAPSHOTS=1 pytest 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import inspect
 import operator
 import os
@@ -17,6 +16,7 @@ import pytest
 from packaging.version import Version
 
 from otel_messaging import AioPikaInstrumentor, KafkaPythonInstrumentor, NatsPyInstrumentor
+from tests.support.clients import installed
 
 FOLDER = Path(__file__).with_name("patched_methods")
 INSTRUMENTORS = {
@@ -49,16 +49,17 @@ def describe(patch):
 
 def written(distribution, version):
     """The newest file that is not newer than a version."""
-    files = {Version(path.stem.removeprefix(f"{distribution}-")): path for path in FOLDER.glob(f"{distribution}-*.txt")}
+    files = FOLDER.glob(f"{distribution}-[0-9]*.txt")
+    files = {Version(path.stem.removeprefix(f"{distribution}-")): path for path in files}
     known = [candidate for candidate in files if candidate <= version]
     return files[max(known)] if known else None
 
 
 @pytest.mark.parametrize("distribution", list(INSTRUMENTORS))
 def test_what_is_patched_is_what_was_written_down(distribution):
-    version = Version(importlib.metadata.version(distribution))
     found = "".join(f"{describe(patch)}\n" for patch in INSTRUMENTORS[distribution].patches)
-    path = written(distribution, version)
+    distribution, version = installed(distribution)
+    path = written(distribution, Version(version))
     if os.environ.get("UPDATE_SNAPSHOTS") and (path is None or path.read_text() != found):
         path = FOLDER / f"{distribution}-{version}.txt"
         path.write_text(found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from examples.demo.receiver import Receiver
 from tests.programs import PROGRAMS, ROOT, make_environment, run
+from tests.support import clients
 
 CLIENTS = ("kafka-python", "aio-pika", "nats-py")
 SDK = ("opentelemetry-sdk", "opentelemetry-distro", "opentelemetry-exporter-otlp-proto-http")
@@ -22,7 +22,7 @@ SERVERS = ("gunicorn", "uvicorn", "uvicorn-worker", "uvloop", "gevent")
 
 def installed(*names):
     """Requirements for the versions that this environment has, the oldest or the newest."""
-    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
+    return ["==".join(clients.installed(name)) for name in names]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from kafka import TopicPartition
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_messaging.core import cache, settings
@@ -16,6 +15,7 @@ from otel_messaging.kafka_python.consumer import Consumer
 from otel_messaging.kafka_python.producer import Producer
 from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401
 
+TopicPartition = pytest.importorskip("kafka").TopicPartition
 pytestmark = QUIET
 
 
