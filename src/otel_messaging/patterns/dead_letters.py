@@ -71,7 +71,17 @@ class DeadLetter:
         concerns: whether what is being handled is this message.
     """
 
-    __slots__ = ("_carried", "_concerns", "_error", "_facts", "_headers", "_origin", "_previous", "_telemetry")
+    __slots__ = (
+        "_carried",
+        "_concerns",
+        "_error",
+        "_facts",
+        "_headers",
+        "_library",
+        "_origin",
+        "_previous",
+        "_telemetry",
+    )
 
     def __init__(
         self,
@@ -82,7 +92,8 @@ class DeadLetter:
         error: BaseException,
         concerns: Callable[[Delivery], bool],
     ) -> None:
-        self._telemetry: Telemetry | None = active(library)
+        self._library = library
+        self._telemetry: Telemetry | None = None
         self._origin = v.Destination(origin)
         self._facts: v.Facts = ((v.SYSTEM, system),)
         self._headers = headers
@@ -111,10 +122,9 @@ class DeadLetter:
             safety.report("dead_letter", failure)
 
     def _begin(self) -> None:
-        telemetry = self._telemetry
+        telemetry = active(self._library)
         context = telemetry.context() if telemetry is not None else None
         if telemetry is None or context is None:
-            self._telemetry = None
             return
         delivery, span = handled_here(), get_current_span(context)
         if delivery is not None and self._concerns(delivery):
@@ -125,7 +135,7 @@ class DeadLetter:
                 self._previous = context
                 attach(self._carried)
         if telemetry.excludes(self._origin):
-            self._telemetry = None
             return
+        self._telemetry = telemetry
         details = {v.DEAD_LETTER_ORIGIN: self._origin.name, v.DEAD_LETTER_ERROR: _text(self._error)}
         (delivery.span if delivery is not None else span).add_event(v.DEAD_LETTER, details)
