@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .adapter import Nats
     from .pulling import Asked
     from .stores import Watched
+    from .telling import Sent
 
 
 _HEADER_OVERHEAD = len("NATS/1.0\r\n\r\n")
@@ -38,6 +39,12 @@ _USUAL = {"traceparent"}
 _ROOM = 100  # bytes that this alone takes, and some
 _LINE_OVERHEAD = len(": \r\n")
 _UNANSWERED = Failure("nats.errors.ConnectionClosedError", "closed before the stream has acknowledged the message")
+
+
+def size_of(payload: Any, headers: Mapping[str, Any]) -> int:
+    """How many bytes a message with headers is to the server."""
+    lines = (len(name) + len(str(value).encode()) + _LINE_OVERHEAD for name, value in headers.items())
+    return len(payload) + _HEADER_OVERHEAD + sum(lines)
 
 
 class Client:
@@ -54,6 +61,7 @@ class Client:
         """What gave the messages that were pulled and are handled now, by their ids."""
         self.watched: WeakSet[Watched] = WeakSet()
         """Watchers of stores, each of which may be handling an update."""
+        self._refused: Cache[str, int] = Cache()
         self._prefix: Any = None
         self._silent: tuple[str, ...] = ("$",)
         self._server: Any = None
@@ -127,7 +135,7 @@ class Client:
         folded = fold(headers) if headers else None
         return self.telemetry.publish(operation, describe(payload, folded), folded, context)
 
-    def add(self, headers: Any, carrier: Mapping[str, str], payload: Any) -> Any:
+    def add(self, subject: str, headers: Any, carrier: Mapping[str, str], payload: Any) -> Any:
         """The headers with a context in them, in a new dictionary; as they are where that would do harm.
 
         A server without headers closes the connection on any, and so does every server on a message that crosses its
@@ -137,15 +145,22 @@ class Client:
             return headers
         ours = fields()
         try:
-            if not headers and carrier.keys() == _USUAL and len(payload) + _ROOM <= self._client._max_payload:
+            limit = self._client._max_payload
+            if self._refused:
+                limit = min(limit, self._refused.get(subject, limit + 1) - 1)
+            if not headers and carrier.keys() == _USUAL and len(payload) + _ROOM <= limit:
                 return carrier
             sent = {name: value for name, value in headers.items() if name.lower() not in ours} if headers else {}
             sent.update(carrier)
-            size = len(payload) + _HEADER_OVERHEAD
-            size += sum(len(name) + len(str(value).encode()) + _LINE_OVERHEAD for name, value in sent.items())
+            size = size_of(payload, sent)
         except (AttributeError, TypeError, ValueError):
             return headers  # the library says itself what is wrong with them
-        return sent if size <= self._client._max_payload else headers
+        return sent if size <= limit else headers
+
+    def learn(self, sent: Sent) -> None:
+        """A stream has refused a message for its size. No context will make others of its subject as large."""
+        size = size_of(sent.payload, sent.carrying)
+        self._refused.put(sent.subject, min(size, self._refused.get(sent.subject, size)))
 
     def deliveries(self, subject: str, queue: str, action: v.Action = v.DELIVER) -> Deliveries:
         """What is the same for all messages of a subscription that come the same way."""

@@ -9,12 +9,16 @@ from otel_messaging.core.safety import report
 from otel_messaging.core.state import find
 
 from .services import replied
-from .telling import NOTHING, Told, acknowledged, inherited, tell, telling
+from .telling import NOTHING, Sent, Told, acknowledged, here, inherited, tell, telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_messaging.core.telemetry import Publication
+
     from .adapter import Nats
+
+_TOO_LARGE = 10054  # JetStream's code for a message that crosses the limit of its stream
 
 
 def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,16 +30,18 @@ def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         publication, sent = None, headers
         try:
-            told = telling.get()
-            carrier = told.carries(subject) if told is not None and told.is_here() else None
+            told = here() if telling.get() is not None else None
+            carrier = None if told is None else told.carries(subject)
             if carrier is None:
-                arguments = NOTHING
-                if hooked:
-                    arguments = {"subject": subject, "payload": payload, "reply": reply, "headers": headers}
-                publication = nats.begin("publish", self, self, subject, payload, headers, arguments)
+                known = (
+                    {"subject": subject, "payload": payload, "reply": reply, "headers": headers} if hooked else NOTHING
+                )
+                publication = nats.begin("publish", self, self, subject, payload, headers, known)
                 carrier = publication.carrier if publication is not None else NOTHING
             if carrier:
-                sent = nats.client(self).add(headers, carrier, payload)
+                sent = nats.client(self).add(subject, headers, carrier, payload)
+                if told is not None:
+                    told.sent = Sent(subject, payload, headers, sent)
         except Exception as error:
             report("Client.publish", error)
         try:
@@ -52,6 +58,10 @@ def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return wrapper
+
+
+def _arguments(subject: Any, payload: Any, reply: Any, headers: Any) -> dict[str, Any]:
+    return {"subject": subject, "payload": payload, "reply": reply, "headers": headers}
 
 
 def wrap_request(nats: Nats, request: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,9 +111,36 @@ def wrap_jetstream_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[
         except Exception as error:
             report("JetStreamContext.publish", error)
         call = partial(publish, self, subject, payload, timeout, stream, headers, *args, **kwargs)
-        return await tell(publication, call, acknowledged)
+        return await tell(publication, partial(_fit, self._nc, call), acknowledged)
 
     return wrapper
+
+
+async def _fit(connection: Any, call: Callable[[], Any]) -> Any:
+    """Make a call whose message a stream refuses if it is too large: with a context in it, it is sent again without.
+
+    The stream has neither stored the first one nor noted its id.
+    """
+    try:
+        return await call()
+    except Exception as error:
+        told = telling.get()
+        sent = told.sent if told is not None and _is_too_large(error) else None
+        if told is None or sent is None or sent.carrying is sent.headers:
+            raise
+        told.carrier = NOTHING
+        _learn(connection, sent)
+    return await call()
+
+
+def _is_too_large(error: Exception) -> bool:
+    return getattr(error, "err_code", None) == _TOO_LARGE
+
+
+def _learn(connection: Any, sent: Sent) -> None:
+    state = find(connection)
+    if state is not None:
+        state.learn(sent)
 
 
 def wrap_publish_async(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,6 +174,7 @@ def wrap_publish_async(nats: Nats, publish: Callable[..., Any]) -> Callable[...,
         finally:
             told.end()
         try:
+            publication.sent = told.sent.kept() if told.sent is not None else None
             nats.client(self._nc).awaits(future, publication)
         except Exception as error:
             publication.end()
@@ -155,8 +193,27 @@ def wrap_async_reply(_nats: Nats, handle_reply: Callable[..., Any]) -> Callable[
         except Exception as error:
             state = find(self._nc)
             future = self._publish_async_futures.get(msg.subject.rpartition(".")[2])
-            if state is not None and future is not None:
+            publication = state.unanswered.get(future) if state is not None else None
+            if publication is None:
+                raise
+            if not _is_too_large(error) or not await _sent_again(self._nc, publication, msg.subject):
                 state.answered(future, error)
-            raise
+                raise
 
     return wrapper
+
+
+async def _sent_again(connection: Any, publication: Publication, inbox: str) -> bool:
+    """Whether a message that a stream has found too large was sent again without a context, for it to answer again."""
+    sent, publication.sent = publication.sent, None
+    if sent is None:
+        return False
+    _learn(connection, sent)
+    told = Told(NOTHING)
+    try:
+        await connection.publish(sent.subject, sent.payload, inbox, sent.headers)
+    except Exception:
+        return False
+    finally:
+        told.end()
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import current_task
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.safety import report
@@ -21,17 +21,36 @@ NOTHING: dict[str, Any] = {}
 Outcome = tuple[Failure | None, v.Facts]
 
 
+class Sent(NamedTuple):
+    """A message that was published with a context in it."""
+
+    subject: str
+    payload: Any
+    headers: Any
+    """As the library has made them."""
+    carrying: Any
+    """The same with the context in them; the very same where that would have done harm."""
+
+    def kept(self) -> Sent | None:
+        """What may have to be sent again, whatever the application does with its objects from now on."""
+        if self.carrying is self.headers:
+            return None
+        return self._replace(payload=bytes(self.payload), headers=dict(self.headers) if self.headers else self.headers)
+
+
 class Told:
     """A call that publishes inside what is told of already, or is not told of at all.
 
     Attributes:
         carrier: the headers to add to what it publishes.
+        sent: what it has published last, if there were headers to add.
     """
 
-    __slots__ = ("_task", "carrier")
+    __slots__ = ("_task", "carrier", "sent")
 
     def __init__(self, carrier: Mapping[str, str]) -> None:
         self.carrier = carrier
+        self.sent: Sent | None = None
         self._task: Any = current_task()
         telling.set(self)
 
@@ -54,8 +73,14 @@ telling: ContextVar[Told | None] = ContextVar("otel_messaging_nats_told", defaul
 
 def inherited() -> Mapping[str, str] | None:
     """The headers to add to what is published now, if a call around it is told of, or is not to be."""
+    told = here()
+    return None if told is None else told.carrier
+
+
+def here() -> Told | None:
+    """The call that publishes inside, if one is under way here."""
     told = telling.get()
-    return told.carrier if told is not None and told.is_here() else None
+    return told if told is not None and told.is_here() else None
 
 
 def acknowledged(acknowledgement: Any) -> Outcome:
