@@ -6,19 +6,18 @@ import asyncio
 import gc
 import warnings
 from collections import Counter
-from importlib.metadata import version
 
 import aio_pika
 import pytest
 from aio_pika import Message
 from opentelemetry import context, trace
 
+from tests.support.aio_pika import LOST, careless
 from tests.support.proxy import Proxy
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
 MANY = 3000
-OLD = version("aio-pika").startswith("9.")
 
 
 @pytest.fixture
@@ -57,11 +56,6 @@ async def publish(driver, queue, body=b""):
 
 
 # Reconnecting.
-
-# Up to aio-pika 9 a connection that broke is left to the garbage collector, which complains.
-careless = pytest.mark.filterwarnings(
-    f"{'ignore' if OLD else 'error'}::pytest.PytestUnraisableExceptionWarning",
-)
 
 
 @careless
@@ -128,7 +122,7 @@ async def test_a_publish_that_the_connection_breaks_off_is_an_error(driver, brok
     for _ in range(200):
         try:
             await channel.default_exchange.publish(Message(b""), queue.name)
-        except (ConnectionError, RuntimeError, aio_pika.exceptions.AMQPException, asyncio.CancelledError):
+        except LOST:
             outcomes["ERROR"] += 1
         else:
             outcomes["OK"] += 1
