@@ -1,4 +1,4 @@
-"""NATS: a fifth of the messages each to a callback, in a loop, by `next_msg`, by `fetch` from a stream, and in requests.
+"""NATS: a fifth of the messages each to a callback, in a loop, by `next_msg`, by `fetch` from a stream, in requests.
 
 It runs on the server that NATS_URL names, or starts one.
 """
