@@ -69,6 +69,11 @@ class Broker:
         """Where clients connect, in the form that the client library takes."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped since."""
+        return bool(self._processes)
+
     def start(self) -> None:
         """Start the broker and wait for its answer; raise BrokerUnavailable if none comes."""
         try:
@@ -194,6 +199,8 @@ class ApacheKafka(Broker):
             "log.dirs": self.folder / "data",
             "num.partitions": 4,  # as many as the other broker makes
             "group.initial.rebalance.delay.ms": 0,
+            "broker.session.timeout.ms": 4_000,  # a node may come back when its time before is over
+            "broker.heartbeat.interval.ms": 500,
             "offsets.topic.replication.factor": 1,
             "offsets.topic.num.partitions": 1,
             "transaction.state.log.replication.factor": 1,

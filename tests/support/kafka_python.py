@@ -30,6 +30,8 @@ VERSION = _version()
 APACHE_VERSION = "4.1.1" if VERSION >= (2, 1) else "3.9.1"
 """Of Apache Kafka: the newest that the client speaks with."""
 
+on_apache = pytest.mark.skipif(not APACHE, reason="only Apache Kafka itself does this: make test-kafka (Java, Maven)")
+
 # The library's own: of 2.0.2 when imported, of 3.x about serializers that are plain functions, and the sockets of
 # connections that failed.
 QUIET = [
@@ -71,12 +73,22 @@ class Application:
         self._stack.callback(consumer.close)
         return consumer
 
+    def create(self, nodes=(1,), partitions=1, **configs):
+        """Make the topic before it is used, with its replicas on these nodes; the first of them leads."""
+        from kafka.admin import KafkaAdminClient, NewTopic
+
+        admin = KafkaAdminClient(bootstrap_servers=self.address)
+        places = {partition: list(nodes) for partition in range(partitions)}
+        settings = {name.replace("_", "."): value for name, value in configs.items()}
+        admin.create_topics([NewTopic(self.topic, -1, -1, replica_assignments=places, topic_configs=settings)])
+        admin.close()
+
     def fill(self, *values, **options):
         """Publish to partition 0, unseen by the recorder."""
         from opentelemetry.instrumentation.utils import suppress_instrumentation
 
         with suppress_instrumentation():
-            producer = self.producer()
+            producer = self.producer(retries=10)  # a topic that has just been made may have no leader yet
             for value in values:
                 producer.send(self.topic, value, partition=0, **options)
             producer.flush(10)
