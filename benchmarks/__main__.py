@@ -14,8 +14,9 @@ from rich.console import Console
 
 from examples import brokers as real
 
-from . import brokers, measure, report
+from . import brokers, calls, measure, report
 from .environment import Callgrind, prepare, run_module
+from .paths import PATHS
 
 INSTRUCTIONS = (
     "Thousands of instructions per message, counted by callgrind. `plain` is the call without instrumentation; the "
@@ -27,6 +28,10 @@ INSTRUCTIONS = (
 TIME = (
     "Microseconds of processor time per message, arms in turn, median of the rounds. On a busy machine single ratios "
     "move by 15 %; the instructions do not."
+)
+CALLS = (
+    "Calls of Python functions per message where spans are recorded: what ours adds over the floor is spent in its few "
+    "functions, and in no single one of them. Functions of the official packages are counted with the API and the SDK."
 )
 BROKERS = "Through brokers on this machine, BatchSpanProcessor with a null exporter, median of the rounds."
 
@@ -63,8 +68,20 @@ def _tables(told, quick, say):
         figures = measure.times(told, measure.cases(quick), rounds=9, count=100 if quick else 300)
         yield report.costs("Processor time", TIME, figures)
     if not quick:
+        say("Counting calls")
+        yield _calls()
         say("Sending through brokers")
         yield _through_brokers(rounds=5)
+
+
+def _calls() -> report.Table:
+    owners = (calls.OURS, calls.SDK, calls.LIBRARY, calls.REST)
+    table = report.Table("Calls", CALLS, ("path", "arm", *owners))
+    for path, kind in PATHS.items():
+        for arm in ("plain", "ours", "official"):
+            seen = json.loads(run_module("benchmarks.calls", {"path": path, "arm": arm, "state": "recorded"}))
+            table.rows.append((kind.title, arm, *(f"{seen[owner]:.0f}" for owner in owners)))
+    return table
 
 
 def _through_brokers(rounds: int) -> report.Table:
