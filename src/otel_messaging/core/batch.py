@@ -44,6 +44,11 @@ class Batch(list[Any]):
     def __reduce_ex__(self, _protocol: Any) -> tuple[type, tuple[list[Any]]]:
         return list, (self[:],)
 
+    def claim(self) -> None:
+        """The application handles all messages at once, and none of them by itself."""
+        for message in self[:]:
+            self._begun.setdefault(id(message), self)
+
     def begin(self, message: Any) -> None:
         """The application has a message of the batch, perhaps not for the first time."""
         mark = object()

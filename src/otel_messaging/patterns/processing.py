@@ -12,6 +12,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from otel_messaging.core import safety
 from otel_messaging.core import vocabulary as v
+from otel_messaging.core.batch import Batch
 
 from .libraries import is_headers, library_named, library_of, read_headers
 
@@ -79,12 +80,13 @@ class _Source:
 
     Attributes:
         library: whose messages they are.
+        lists: the library's own lists that they are from.
         messages: the messages, or their headers.
         destination: where they came from, if the application says so.
         bare: whether there are only headers.
     """
 
-    __slots__ = ("bare", "destination", "library", "messages")
+    __slots__ = ("bare", "destination", "library", "lists", "messages")
 
     def __init__(self, call: str, messages: Sequence[Any], destination: str | None, system: str | None) -> None:
         library = library_of(messages[0])
@@ -98,6 +100,7 @@ class _Source:
         self.library: Library = library
         self.messages = messages
         self.destination = destination
+        self.lists: list[Batch] = []
 
     def read(self, adapter: Any) -> list[Incoming]:
         """What is known of each message."""
@@ -159,7 +162,8 @@ def process_batch(
     """Handle several messages at once: a span ``batch_process D``, linked to each of them.
 
     The first message's context is its parent; in the OpenTelemetry conventions that is the span around it, if any. The
-    span has the number of messages, their total size, and what else they have in common.
+    span has the number of messages, their total size, and what else they have in common. A list that ``poll`` or
+    ``fetch`` has returned can be looped over inside: its messages have no spans of their own then.
 
     Args:
         messages: of one library, as `process` takes them: a list, or what ``KafkaConsumer.poll`` returns. Of an empty
@@ -176,12 +180,14 @@ def process_batch(
     """
     if not isinstance(messages, Sized):
         raise TypeError(f"process_batch() was given {type(messages).__name__!r}: it takes a list of messages")
-    lists = messages.values() if isinstance(messages, Mapping) else [messages]
+    lists = list(messages.values()) if isinstance(messages, Mapping) else [messages]
     # By slices: a loop over a list that a client has returned would say that its messages are being handled.
     found = [message for some in lists for message in (some[:] if isinstance(some, list) else list(some))]
     if not found:
         return nullcontext(INVALID_SPAN)  # type: ignore[return-value]
-    return Processing(_Source("process_batch", found, destination, system), _start_batch)
+    source = _Source("process_batch", found, destination, system)
+    source.lists = [some for some in lists if isinstance(some, Batch)]
+    return Processing(source, _start_batch)
 
 
 def _start(source: _Source) -> Delivery | None:
@@ -207,7 +213,11 @@ def _start_batch(source: _Source) -> Delivery | None:
     messages = source.read(adapter)
     operation = telemetry.prepared(v.BATCH_PROCESS, "batch_process", *_in_common(messages))
     facts = ((v.BATCH_COUNT, len(messages)), (v.BATCH_SIZE, sum(message.size for message in messages)))
-    return telemetry.handle(operation, facts, [message.headers for message in messages], None, context)
+    delivery = telemetry.handle(operation, facts, [message.headers for message in messages], None, context)
+    if delivery is not None:
+        for some in source.lists:
+            some.claim()
+    return delivery
 
 
 def _in_common(messages: list[Incoming]) -> tuple[v.Destination, v.Facts]:
