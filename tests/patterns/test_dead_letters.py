@@ -282,8 +282,8 @@ async def test_a_publish_that_fails_raises_as_it_does_by_itself(scene, recorder)
         return None
 
     before = trace.get_current_span()
-    found = await failure(bury(driver, kept[0], played.grave))
-    assert found == await failure(driver.publish(played.grave, b"hello"))
+    found = await failure(bury(driver, kept[0], played.origin))
+    assert found == await failure(driver.publish(played.origin, b"hello"))
     assert found is not None
     assert trace.get_current_span() is before
     assert COUNTER not in recorder.metrics()
