@@ -137,4 +137,4 @@ def test_a_default_of_the_conventions_is_what_a_bad_value_leaves(caplog):
 
 
 def test_every_setting_but_the_vocabulary_can_be_given():
-    assert {"vocabulary", *settings.NAMES} == set(Settings.__dataclass_fields__)
+    assert {"vocabulary", *settings.NAMES} == set(Settings._fields)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wrapt
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 _PROXY = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)  # the base of its function wrappers has two names
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """One method to replace.
 
     Attributes:

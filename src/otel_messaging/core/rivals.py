@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wrapt
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("otel_messaging")
 
 
-@dataclass(frozen=True)
-class Rival:
+class Rival(NamedTuple):
     """Another instrumentor of a library.
 
     Attributes:

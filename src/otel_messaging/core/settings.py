@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,8 +15,7 @@ OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
 _PREFIX = "OTEL_PYTHON_MESSAGING_"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What can be chosen. Each field but ``vocabulary`` is also a keyword argument of ``instrument()``.
 
     Attributes:
@@ -120,8 +118,7 @@ def _vocabulary(opt_in: str) -> str:
 
 
 def _defaults(vocabulary: str) -> dict[str, Any]:
-    values = {field.name: field.default for field in fields(Settings)}
-    values["vocabulary"] = vocabulary
+    values = {**Settings._field_defaults, "vocabulary": vocabulary}
     if vocabulary != "guide":
         values.update(consumer_parent="ambient", settle="span")
     return values

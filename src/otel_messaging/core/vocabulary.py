@@ -7,8 +7,7 @@ of NATS above all, are the guide's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.trace import SpanKind
 
@@ -158,8 +157,7 @@ _METRIC_FACTS = (SYSTEM, DESTINATION, GROUP)
 _SEMCONV_METRIC_FACTS = (OPERATION_NAME, NATS_GROUP, SERVER_ADDRESS, SERVER_PORT, KAFKA_PARTITION)
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(NamedTuple):
     """A kind of operation, in both vocabularies.
 
     Attributes:
@@ -194,8 +192,7 @@ STORE = Action("", "", SpanKind.CLIENT, SpanKind.CLIENT)
 HANDLING = (DELIVER, PROCESS, BATCH_PROCESS)
 
 
-@dataclass(frozen=True)
-class Destination:
+class Destination(NamedTuple):
     """Where messages go to or come from.
 
     Attributes:
