@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support.kafka_python import QUIET, application, plain, stack  # noqa: F401
+from tests.support.kafka_python import QUIET, application, on_apache, plain, stack  # noqa: F401
 
 pytestmark = QUIET
 QUEUE_TIME = "messaging.message.queue_time"
@@ -39,6 +39,21 @@ def test_a_record_tells_how_long_it_has_waited(application, recorder, way):
     (span,) = [span for span in recorder.spans() if QUEUE_TIME in span.attributes]
     assert 60 <= span.attributes[QUEUE_TIME] < 75
     assert 60 <= recorder.sums()["messaging.queue.duration"] < 75
+
+
+@on_apache
+@pytest.mark.parametrize(("kind", "shortest", "longest"), [("CreateTime", 60, 75), ("LogAppendTime", 0, 15)])
+def test_the_time_in_queue_is_counted_from_what_the_topic_has_for_a_timestamp(
+    application, recorder, kind, shortest, longest
+):
+    application.create(message_timestamp_type=kind)
+    application.fill(b"a", timestamp_ms=int(1000 * (time.time() - 60)))
+    for record in application.consumer():
+        assert record.timestamp_type == ("CreateTime", "LogAppendTime").index(kind)
+        break
+    (span,) = recorder.consumers(1)
+    assert shortest <= span.attributes[QUEUE_TIME] < longest
+    assert shortest <= recorder.sums()["messaging.queue.duration"] < longest
 
 
 def test_a_record_of_the_future_has_not_waited(application, recorder):
@@ -99,7 +114,6 @@ def test_the_gauge_of_a_partition_that_others_have_now_is_gone(application, reco
     loop(consumer, 1)
     assert LAG in recorder.metrics()
     consumer.assign([TopicPartition(application.topic, 1)])
-    consumer.poll(timeout_ms=50)
     assert LAG not in recorder.metrics()
 
 

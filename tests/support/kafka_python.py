@@ -83,14 +83,15 @@ class Application:
         admin.create_topics([NewTopic(self.topic, -1, -1, replica_assignments=places, topic_configs=settings)])
         admin.close()
 
-    def fill(self, *values, **options):
-        """Publish to partition 0, unseen by the recorder."""
+    def fill(self, *values, partitions=(0,), **options):
+        """Publish all values to each partition, unseen by the recorder."""
         from opentelemetry.instrumentation.utils import suppress_instrumentation
 
         with suppress_instrumentation():
             producer = self.producer(retries=10)  # a topic that has just been made may have no leader yet
-            for value in values:
-                producer.send(self.topic, value, partition=0, **options)
+            for partition in partitions:
+                for value in values:
+                    producer.send(self.topic, value, partition=partition, **options)
             producer.flush(10)
             producer.close()
 

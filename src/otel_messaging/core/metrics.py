@@ -15,7 +15,7 @@ from . import vocabulary as v
 from .cache import LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter
 
@@ -83,13 +83,14 @@ class Metrics:
             attributes[v.ERROR_TYPE] = error_type
         self._counters[name].add(1, attributes)
 
-    def lag(self, facts: v.Facts) -> Lag:
+    def lag(self, facts: v.Facts, holds: Callable[[], bool] | None = None) -> Lag:
         """A new gauge of messages that wait behind those delivered.
 
         Args:
             facts: what they wait for: system, destination, group, partition.
+            holds: whether the consumer still has what they wait for; always if None.
         """
-        made = Lag(self._names.write({}, facts))
+        made = Lag(self._names.write({}, facts), holds)
         self._lags.add(made)
         return made
 
@@ -123,15 +124,26 @@ class Metrics:
 class Lag:
     """How many messages wait behind the one delivered last. Gone from the metrics as soon as nobody keeps it.
 
+    Args:
+        attributes: what they wait for.
+        holds: whether the consumer still has that: a partition may be lost in the middle of a call; always if None.
+
     Attributes:
         value: that number; None while it is not known.
     """
 
-    __slots__ = ("__weakref__", "attributes", "value")
+    __slots__ = ("__weakref__", "_holds", "attributes", "value")
 
-    def __init__(self, attributes: v.Attributes) -> None:
+    def __init__(self, attributes: v.Attributes, holds: Callable[[], bool] | None = None) -> None:
         self.attributes = attributes
         self.value: int | None = None
+        self._holds = holds
+
+    def observe(self) -> list[Observation]:
+        """The number, as the SDK wants it. What was lost has none, until something comes from there again."""
+        if self._holds is not None and not self._holds():
+            self.value = None
+        return [] if self.value is None else [Observation(self.value, self.attributes)]
 
 
 _lags: weakref.WeakKeyDictionary[Meter, weakref.WeakSet[Lag]] = weakref.WeakKeyDictionary()
@@ -144,7 +156,7 @@ def _lags_of(meter: Meter) -> weakref.WeakSet[Lag]:
         lags = _lags[meter] = weakref.WeakSet()
 
         def observe(_options: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(lag.value, lag.attributes) for lag in list(lags) if lag.value is not None]
+            return [observation for lag in list(lags) for observation in lag.observe()]
 
         meter.create_observable_gauge(
             v.CONSUMER_LAG, [observe], "{message}", "Messages waiting behind the one delivered last"

@@ -713,13 +713,14 @@ class Telemetry:
         if self._metrics is not None and self.is_metered():
             self._metrics.count(name, destination, facts, None if error is None else error_type_of(error))
 
-    def lag(self, facts: v.Facts) -> Lag | None:
+    def lag(self, facts: v.Facts, holds: Callable[[], bool] | None = None) -> Lag | None:
         """A gauge of messages that wait, or None where that is not wanted.
 
         Args:
             facts: what they wait for: system, destination, group, partition.
+            holds: whether the consumer still has what they wait for; always if None.
         """
-        return self._metrics.lag(facts) if self._metrics is not None and self.settings.lag else None
+        return self._metrics.lag(facts, holds) if self._metrics is not None and self.settings.lag else None
 
     def tell_consume_hook(self, delivery: Delivery, message: Any) -> None:
         """Call the application's ``consume_hook``, whatever it does."""

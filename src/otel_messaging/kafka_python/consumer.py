@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core import vocabulary as v
@@ -150,12 +151,6 @@ class Consumer:
         self._lags = Cache()
         self._forget()
 
-    def forget(self) -> None:
-        """Partitions that now belong to others have no lag here."""
-        if not self._lags.keys() <= self._assignment.keys():
-            self._lags = Cache({key: lag for key, lag in self._lags.items() if key in self._assignment})
-            self._forget()
-
     def looped(self, topic: str, partition: int) -> _Source:
         """What is the same for all records of a partition that a loop over the consumer hands out."""
         if self._cluster.has_changed():
@@ -184,7 +179,7 @@ class Consumer:
         lag = self._lags.get(key)
         if lag is None and not operation.excluded:
             facts = (*SYSTEM, (v.DESTINATION, topic), self._facts[-1], (v.KAFKA_PARTITION, partition))
-            lag = self.telemetry.lag(facts)
+            lag = self.telemetry.lag(facts, partial(self._assignment.__contains__, key))
             if lag is not None:
                 self._lags.put(key, lag)
         return sources.put(key, _Source(key, operation, lag))
@@ -322,14 +317,8 @@ def wrap_poll(kafka: Kafka, poll: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         began = None
         try:
-            if _is_asked_by_iterator(*args, **kwargs):
-                state = find(self)
-                if state is not None:
-                    state.forget()
-            elif telemetry.context() is not None:
-                state = kafka.consumer(self)
-                state.forget()
-                began = state.ask()
+            if not _is_asked_by_iterator(*args, **kwargs) and telemetry.context() is not None:
+                began = kafka.consumer(self).ask()
         except Exception as error:
             report("KafkaConsumer.poll", error)
         try:
