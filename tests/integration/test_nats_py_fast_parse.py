@@ -1,4 +1,4 @@
-"""nats-py with its extra `fast-parse`: the values of headers are lists. The library itself cannot respond with those."""
+"""nats-py with its extra `fast-parse`: headers are lists. The library itself cannot respond with those."""
 
 from __future__ import annotations
 

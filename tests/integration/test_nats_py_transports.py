@@ -1,0 +1,92 @@
+"""nats-py over TLS and over websockets."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+
+import pytest
+
+from examples import brokers
+from otel_messaging import NatsPyInstrumentor
+from tests.support.nats_py import client, flushed, fresh, server
+from tests.support.recorder import span_id
+from tests.support.waiting import until
+
+CERTIFICATE = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+FOR = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate of our own for 127.0.0.1, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    paths = {"-keyout": folder / "key.pem", "-out": folder / "certificate.pem"}
+    tool = ["openssl", *CERTIFICATE, *FOR, *(str(part) for pair in paths.items() for part in pair)]
+    subprocess.run(tool, check=True, capture_output=True)
+    return paths["-out"], paths["-keyout"]
+
+
+@pytest.fixture(scope="module")
+def trusting(certificate):
+    """What a client needs to trust it."""
+    return ssl.create_default_context(cafile=str(certificate[0]))
+
+
+async def exchange(connection):
+    """One of everything that goes to and fro."""
+    subject, seen, jetstream = fresh(), [], connection.jetstream()
+
+    async def answer(message):
+        seen.append(message.data)
+        await message.respond(b"yes")
+
+    await connection.subscribe(subject, cb=answer)
+    await flushed(connection)
+    assert (await connection.request(subject, b"?", timeout=5)).data == b"yes"
+    await jetstream.add_stream(name=subject, subjects=[f"{subject}.stored"], storage="memory")
+    assert (await jetstream.publish(f"{subject}.stored", bytes(100_000))).seq == 1
+    await until(lambda: seen)
+    return subject
+
+
+def check(recorder, subject, port):
+    """The spans of that, with the address that the application has connected to."""
+    request, stored = recorder.producers(2)
+    (handled,) = recorder.consumers(1)
+    assert [span.name for span in (request, stored)] == [f"publish {subject}", f"publish {subject}.stored"]
+    assert handled.parent.span_id == span_id(request)
+    for span in (request, stored, handled):
+        assert (span.attributes["server.address"], span.attributes["server.port"]) == ("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("scheme", ["tls", "nats"])
+async def test_messages_over_tls_are_told_of(instrument, recorder, certificate, trusting, scheme):
+    """A server that demands TLS gets it with either scheme."""
+    instrument(NatsPyInstrumentor)
+    with server('tls {{ cert_file: "{}", key_file: "{}" }}'.format(*certificate)) as running:
+        async with client(running.address.replace("nats", scheme), tls=trusting) as connection:
+            subject = await exchange(connection)
+            check(recorder, subject, running.port)
+
+
+async def test_a_certificate_that_is_not_trusted_is_refused_as_before(instrument, recorder, certificate):
+    instrument(NatsPyInstrumentor)
+    with server('tls {{ cert_file: "{}", key_file: "{}" }}'.format(*certificate)) as running:
+        options = {"tls": ssl.create_default_context(), "allow_reconnect": False}
+        with pytest.raises(ssl.SSLError):
+            await client(running.address, **options).__aenter__()
+    assert recorder.spans() == []
+
+
+async def test_messages_over_a_websocket_are_told_of(instrument, recorder):
+    pytest.importorskip("aiohttp", reason="nats-py needs aiohttp for websockets")
+    instrument(NatsPyInstrumentor)
+    port = brokers.free_port()
+    with server(f'websocket {{ host: "127.0.0.1", port: {port}, no_tls: true }}'):
+        async with client(f"ws://127.0.0.1:{port}") as connection:
+            subject = await exchange(connection)
+            check(recorder, subject, port)
