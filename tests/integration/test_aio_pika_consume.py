@@ -7,17 +7,18 @@ import gc
 import logging
 import warnings
 from functools import partial
-from importlib.metadata import version
 
 import aio_pika
 import pytest
 from aio_pika import ExchangeType, Message
 from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from tests.support.aio_pika import VERSION
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
-OLD = version("aio-pika").startswith("9.0.")  # before callbacks were made awaitable
+OLD = VERSION < (9, 1)  # before callbacks were made awaitable
 
 
 @pytest.fixture
@@ -458,3 +459,59 @@ async def test_wrong_arguments_raise_what_the_library_raises(driver, arguments):
     instrumented = await outcome()
     driver.instrumentor().uninstrument()
     assert instrumented == await outcome()
+
+
+# Consumers and channels that the broker ends.
+
+
+async def test_a_queue_that_is_deleted_and_declared_again_has_one_span_per_message(driver, recorder):
+    """The broker cancels the consumer; from aio-pika 10 on the library declares the queue again and goes on."""
+    handler = Handler()
+    queue, _ = await consume(driver, handler.asynchronous, no_ack=True)
+    await until(lambda: handler.seen)
+    await (await driver.connection.channel()).queue_delete(queue.name)
+    if VERSION < (10, 0):
+        await (await driver.channel.declare_queue(queue.name)).consume(handler.asynchronous, no_ack=True)
+    with suppress_instrumentation():  # the first ones may be too early, and are lost
+        while len(handler.seen) == 1:
+            await publish(driver, queue.name, b"early")
+            await asyncio.sleep(0.02)
+    await publish(driver, queue.name, b"last")
+    await until(lambda: handler.seen[-1][0].body == b"last")
+    spans = recorder.spans(f"receive {queue.name}", count=len(handler.seen))
+    assert [span_id(span) for span in spans] == [span_id(current) for _, current in handler.seen]
+
+
+async def test_a_publish_that_closes_the_channel_of_its_callback_raises_as_without_us(driver, recorder):
+    """From aio-pika 10 on it takes the cancellation of the callback back, and raises what the broker has said."""
+
+    async def fail():
+        raised = []
+        channel = await driver.connection.channel()
+        missing = await channel.get_exchange("missing", ensure=False)
+
+        async def handle(_message):
+            try:
+                await missing.publish(Message(b""), "key")
+            except BaseException as error:
+                raised.append(
+                    (type(error), str(error), [type(cause) for cause in (error.__cause__, error.__context__)])
+                )
+                raised.append(getattr(asyncio.current_task(), "cancelling", int)())
+                raise
+
+        queue = await channel.get_queue((await driver.queue(driver.name())).name)
+        await queue.consume(handle, no_ack=True)
+        await publish(driver, queue.name)
+        await until(lambda: len(raised) == 2)
+        return queue.name, raised
+
+    name, instrumented = await fail()
+    await until(lambda: recorder.spans(f"receive {name}"))
+    driver.instrumentor().uninstrument()
+    _, plain = await fail()
+    assert instrumented == plain
+    failed = recorder.span("publish missing")
+    assert failed.attributes["error.type"].endswith(instrumented[0][0].__name__)
+    assert shape(failed)["parent"] == span_id(recorder.span(f"receive {name}"))
+    assert recorder.span(f"receive {name}").attributes["error.type"] == failed.attributes["error.type"]

@@ -285,6 +285,23 @@ async def test_messages_that_were_fetched_and_given_back_make_no_span(filled, re
     assert await left(queue) == 4
 
 
+async def test_messages_that_the_library_gives_back_are_settled_by_nobody(connect, recorder, vocabulary):
+    """Not by the application, even where a settlement is a span."""
+    driver = await connect()
+    queue = await driver.queue(driver.name())
+    for _ in range(3):
+        await driver.publish(queue.name)
+    recorder.exporter.clear()
+    async with queue.iterator() as messages:
+        async for message in messages:
+            await until(lambda: messages._queue.qsize() == 2)
+            await message.ack()
+            break
+    names = [span.name.split()[0] for span in recorder.spans()]
+    assert sorted(names) == (["receive"] if vocabulary == "guide" else ["ack", "process"])
+    assert await left(queue) == 2
+
+
 async def test_an_iterator_that_is_closed_in_the_body_ends_its_message(filled, recorder):
     queue = await filled(1)
     messages = queue.iterator(no_ack=True)

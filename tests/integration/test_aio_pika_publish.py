@@ -354,6 +354,45 @@ async def test_messages_of_a_transaction_are_spans(connect, recorder):
     assert [carried(await fetch(queue)) for _ in range(2)] == [span_id(span) for span in spans]
 
 
+async def test_messages_that_are_rolled_back_are_spans_too(connect, recorder):
+    """The broker had them: what it does with them is known later, and to no call that publishes."""
+    driver = await connect()
+    queue = await driver.queue(driver.name())
+    channel = await driver.connection.channel(publisher_confirms=False)
+    async with channel.transaction() as transaction:
+        await channel.default_exchange.publish(Message(b"1"), queue.name)
+        await transaction.rollback()
+    assert shape(recorder.span(f"publish {queue.name}"))["status"] == ("OK", None)
+    assert await queue.get(fail=False) is None
+
+
+async def test_a_message_that_the_broker_refuses_is_an_error(connect, recorder):
+    driver = await connect()
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    queue = await driver.channel.declare_queue(driver.name(), arguments=full)
+    driver.queues.append(queue)
+    await driver.publish(queue.name)
+    recorder.exporter.clear()
+
+    async def publish():
+        await driver.publish(queue.name)
+
+    instrumented, plain = await with_and_without(driver, publish)
+    assert instrumented[0] is plain[0] is aio_pika.exceptions.DeliveryError
+    span = shape(recorder.span(f"publish {queue.name}"))
+    assert span["status"] == ("ERROR", instrumented[1])
+    assert span["attributes"]["error.type"] == "aiormq.exceptions.DeliveryError"
+
+
+async def test_headers_that_route_a_message_still_route_it(connect, recorder):
+    driver = await connect()
+    exchange = await driver.channel.declare_exchange(driver.name(), ExchangeType.HEADERS, auto_delete=True)
+    queue = await driver.queue(driver.name())
+    await queue.bind(exchange, arguments={"x-match": "all", "kind": "new", "n": 1})
+    await exchange.publish(Message(b"", headers={"kind": "new", "n": 1}), "")
+    assert carried(await fetch(queue)) == span_id(recorder.span(f"publish {exchange.name}"))
+
+
 async def test_a_missing_exchange_is_the_brokers_error(connect, recorder):
     driver = await connect()
 

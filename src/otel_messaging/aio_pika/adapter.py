@@ -16,6 +16,7 @@ from .publishing import Exchange
 from .pulling import Last, Pulled, last_pulled
 from .reading import Identity, address, consumed_from, identify, server
 from .rpc import Call, Reply
+from .settling import giving_back
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -95,6 +96,8 @@ class AioPika:
             return None  # a message is settled once: the library says so itself
         facts = ((v.RABBITMQ_DELIVERY_TAG, message.delivery_tag),)
         delivery = self.delivery(message, context)
+        if delivery is None and giving_back.get():
+            return None
         operation = self._settled_operation(message) if delivery is None else delivery.operation
         return self.telemetry.settle(verb, operation, delivery, facts, details)
 

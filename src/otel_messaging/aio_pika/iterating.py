@@ -11,6 +11,7 @@ from otel_messaging.core.scope import AsyncLoop, Shared
 from otel_messaging.core.state import find, keep
 
 from .reading import identify
+from .settling import giving_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +123,12 @@ def wrap_close(_pika: AioPika, close: Callable[..., Any]) -> Callable[..., Any]:
         state = find(self)
         if state is not None and not args:
             state.shared.close()
-        return await close(self, *args, **kwargs)
+        before = giving_back.get()
+        giving_back.set(True)
+        try:
+            return await close(self, *args, **kwargs)
+        finally:
+            giving_back.set(before)
 
     def wrapper(_wrapped: Any, self: Any, args: Any, kwargs: Any) -> Any:
         return closing(self, args, kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .adapter import AioPika
+
+giving_back: ContextVar[bool] = ContextVar("otel_messaging_aio_pika_giving_back", default=False)
+"""Whether an iterator is being closed here, and gives back what nobody has handled: that is the library's doing."""
 
 
 def wrap_process_exit(pika: AioPika, leave: Callable[..., Any]) -> Callable[..., Any]:
