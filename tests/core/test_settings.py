@@ -138,3 +138,12 @@ def test_a_default_of_the_conventions_is_what_a_bad_value_leaves(caplog):
 
 def test_every_setting_but_the_vocabulary_can_be_given():
     assert {"vocabulary", *settings.NAMES} == set(Settings._fields)
+
+
+def test_it_is_told_where_the_settings_came_from():
+    environ = {settings.OPT_IN: "messaging", settings.variable("settle"): "off", settings.variable("lag"): "maybe"}
+    warnings = []
+    read, origins = settings.read({"metrics": False}, environ, lambda *warning: warnings.append(warning))
+    assert read == load({"metrics": False}, {**environ, settings.variable("lag"): ""})
+    assert origins == {"vocabulary": settings.OPT_IN, "settle": "OTEL_PYTHON_MESSAGING_SETTLE", "metrics": "metrics"}
+    assert [warning[1:3] for warning in warnings] == [("OTEL_PYTHON_MESSAGING_LAG", "maybe")]

@@ -98,16 +98,35 @@ def load(arguments: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
     Returns:
         The settings in force. A bad value is logged with what is used instead; it never raises.
     """
-    values = _defaults(_vocabulary(environ.get(OPT_IN, "")))
+    return read(arguments, environ, _logger.warning)[0]
+
+
+def read(
+    arguments: Mapping[str, Any], environ: Mapping[str, str], warn: Callable[..., Any]
+) -> tuple[Settings, dict[str, str]]:
+    """Read the settings, and tell where they came from.
+
+    Args:
+        arguments: as for `load`.
+        environ: as for `load`.
+        warn: called for each bad value, with a format and its arguments: source, value, error, what is used instead.
+
+    Returns:
+        The settings in force, and the variable or the argument of each that is not left at its default.
+    """
+    values, origins = _defaults(_vocabulary(environ.get(OPT_IN, ""))), {}
+    if values["vocabulary"] != "guide":
+        origins["vocabulary"] = OPT_IN
     for name, parse in _PARSERS.items():
         for source, value in ((variable(name), environ.get(variable(name))), (name, arguments.get(name))):
             if value is None or value == "":
                 continue
             try:
                 values[name] = parse(value)
+                origins[name] = source
             except (ValueError, TypeError) as error:
-                _logger.warning("%s=%r: %s; using %r", source, value, error, values[name])
-    return Settings(**values)
+                warn("%s=%r: %s; using %r", source, value, error, values[name])
+    return Settings(**values), origins
 
 
 def _vocabulary(opt_in: str) -> str:
