@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .telemetry import Delivery
 
 _LOOPS = frozenset({"FOR_ITER", "SEND", "YIELD_FROM"})
+_POOLS = ("concurrent.futures.", "multiprocessing.")
 
 
 class Batch(list[Any]):
@@ -87,7 +88,7 @@ class _BatchLoop:
         code, at = frame.f_code, frame.f_lasti
         if code is not self._code or at != self._at:
             self._code, self._at = code, at
-            self._looping = opcode.opname[code.co_code[at]] in _LOOPS
+            self._looping = opcode.opname[code.co_code[at]] in _LOOPS and not _is_pool(frame)
         return self._looping
 
     def __length_hint__(self) -> int:
@@ -98,3 +99,8 @@ class _BatchLoop:
             self._batch.held.leave(self._token, caller())
         except Exception as error:
             safety.report("leaving a loop", error)
+
+
+def _is_pool(frame: FrameType) -> bool:
+    """Whether a loop is that of a pool, which hands all messages to its workers."""
+    return str(frame.f_globals.get("__name__")).startswith(_POOLS)
