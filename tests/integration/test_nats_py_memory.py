@@ -159,7 +159,24 @@ async def fetches(connection):
     return some
 
 
-@pytest.mark.parametrize("way", [callbacks, loop, loops, tasks, requests, pulls, fetches])
+async def values(connection):
+    """Put a value, get it, and see its update."""
+    bucket = await connection.jetstream().create_key_value(bucket=fresh(), storage="memory")
+    watcher = await bucket.watchall()
+
+    async def some(count):
+        for _ in range(count // 10):
+            for number in range(10):
+                await bucket.put(f"name-{number % 3}", b"x")
+            await bucket.get("name-0")
+            seen = 0
+            while seen < 10:
+                seen += await watcher.updates(timeout=5) is not None
+
+    return some
+
+
+@pytest.mark.parametrize("way", [callbacks, loop, loops, tasks, requests, pulls, fetches, values])
 async def test_messages_are_not_kept(connection, way):
     some = await way(connection)
     await some(FEW)

@@ -9,11 +9,12 @@ import pytest
 from opentelemetry import trace
 
 from otel_messaging import NatsPyInstrumentor
-from tests.support.nats_py import client, fresh, outcome, twice
+from tests.support.nats_py import VERSION, client, fresh, outcome, twice
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
 KIND = trace.SpanKind
+CONSUMED = "messaging.messages.consumed"
 
 
 @pytest.fixture
@@ -114,6 +115,37 @@ async def test_a_fetch_that_finds_nothing_is_silent(connect, recorder, vocabular
     with pytest.raises(asyncio.TimeoutError):
         await subscription.fetch(count, timeout=0.05)
     assert recorder.spans() == []
+
+
+async def test_statuses_are_no_messages(connect, recorder, vocabulary):
+    """A list that is not full ends with one, and so does a request that nobody waits for any more."""
+    driver = await connect()
+    jetstream, name, subscription = await pull(driver)
+    await sent(jetstream, f"{name}.a", 2)
+    beats = {"heartbeat": 0.05} if VERSION >= (2, 7) else {}
+    assert len(await subscription.fetch(5, timeout=0.3, **beats)) == 2
+    with pytest.raises(asyncio.TimeoutError):
+        await subscription.fetch(5, timeout=0.2, **beats)
+    (call,) = calls(recorder, vocabulary)
+    assert call.attributes["messaging.batch.message_count"] == 2
+    assert len(recorder.spans()) == 3
+
+
+async def test_a_pushed_message_that_is_asked_for_is_told_of_once(connect, recorder):
+    """The subscription of a push consumer asks another one inside."""
+    driver = await connect()
+    name, jetstream = driver.name(), driver.client.jetstream()
+    await jetstream.add_stream(name=name, subjects=[f"{name}.>"], storage="memory")
+    subscription = await jetstream.subscribe(f"{name}.a", durable="worker")
+    await jetstream.publish(f"{name}.a", b"x")
+    message = await subscription.next_msg(timeout=5)
+    current = span_id(trace.get_current_span())
+    await message.ack()
+    (span,) = recorder.consumers(1)
+    assert (span_id(span), span.name) == (current, f"receive {name}.a")
+    assert span.attributes["messaging.nats.sequence"] == 1
+    assert [event.name for event in span.events] == ["ack"]
+    assert {attributes["messaging.destination.name"] for attributes, _ in recorder.metrics()[CONSUMED]} == {f"{name}.a"}
 
 
 async def test_a_fetch_that_fails_is_an_error(connect, recorder):
