@@ -25,7 +25,7 @@ test-oldest: .venv-oldest/ready rabbitmq-oldest ## Run the tests with the oldest
 	.venv-oldest/bin/python -m pytest $(ARGS)
 
 .PHONY: test-matrix
-test-matrix: .venv/ready rabbitmq ## Run the tests with every supported line of the clients on every Python (see noxfile.py)
+test-matrix: .venv/ready rabbitmq ## Run the tests with old and new clients on every Python (see docs/versions.md)
 	.venv/bin/nox $(ARGS)
 
 .PHONY: test-kafka

@@ -1,4 +1,4 @@
-"""The tests with every supported line of each client, on every supported Python: `make test-matrix`.
+"""The tests with the clients from the oldest supported to the newest, on every supported Python: `make test-matrix`.
 
 A cell is a set of clients, which is a dependency group of pyproject.toml, on a Python. `make test-matrix
 ARGS="-t oldest -p 3.12"` runs one, `ARGS="-l"` lists them, and what comes after `--` goes to pytest.

@@ -71,6 +71,16 @@ def test_every_rival_is_listed():
     assert sorted(listed) == sorted((rival.package, rival.entry_point) for rival in rivals)
 
 
+def test_the_versions_that_are_listed_are_those_of_the_dependency_groups():
+    project = (ROOT / "pyproject.toml").read_text()
+    groups = dict(
+        re.findall(r"^([\w-]+) = \[\s*\{ include-group = \"tools\" \},(.*?)\]$", project, re.MULTILINE | re.DOTALL)
+    )
+    lines = re.findall(r"^\| `([\w-]+)` \|(.*)\|$", (ROOT / "docs" / "versions.md").read_text(), re.MULTILINE)
+    listed = {group: re.findall(r"\d+\.[\d.]*\d", re.sub("Python 3\\.10", "", cells)) for group, cells in lines}
+    assert listed == {group: re.findall(r"[=>]=(\d+\.[\d.]*\d)", text) for group, text in groups.items()}
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)]+)\)", DOCUMENT):
         if not target.startswith("http"):
