@@ -638,7 +638,8 @@ class Telemetry:
         idle = self._global and _is_idle()
         if operation.excluded or (idle and not context and not any(messages)):
             return None
-        parent, links = self._correlate(messages[0], context)
+        usual = propagation.remote(messages[0]) if messages[0] and not context and not self.vocabulary.semconv else None
+        parent, links = self._correlate(messages[0], context) if usual is None else (Context({_SPAN: usual}), ())
         span: Any = parent.get(_SPAN) or INVALID_SPAN
         if idle:
             operation = _UNTOLD
@@ -661,6 +662,7 @@ class Telemetry:
         context: Context,
         began: Moment,
         error: BaseException | None = None,
+        shares: Sequence[tuple[Operation, int]] = (),
     ) -> None:
         """Tell of a call that has pulled messages, after it has returned.
 
@@ -671,6 +673,8 @@ class Telemetry:
             context: the current context.
             began: when the call began.
             error: what the call raised, if anything.
+            shares: where the messages are from several destinations: how many are from each, by the operation that a
+                call about it alone would be. They are counted there, since metrics are of one destination.
         """
         if operation.excluded:
             return
@@ -680,7 +684,11 @@ class Telemetry:
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
         parent = _with_span(_recording(context), context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links, began.time)
-        Running(self, operation, span, began.clock)._finish(error, count=len(messages))
+        Running(self, operation, span, began.clock)._finish(error, count=0 if shares else len(messages))
+        if shares and self.is_metered():
+            for share, count in shares:
+                for recorder in share.metrics:
+                    recorder.record(None, count, None)
 
     def pull(self, verb: str, destination: v.Destination, facts: v.Facts) -> Pull:
         """Prepare to pull single messages.
@@ -903,6 +911,17 @@ def _unhandled(context: Context) -> tuple[Context, Delivery | None]:
     if span is not delivery.span and isinstance(span, trace.Span) and span.is_recording():
         return context, None  # the application's own span, still open
     return delivery.before()
+
+
+def forget_handled() -> None:
+    """Bring back the context from before messages that are current here, but whose handling was ended elsewhere."""
+    try:
+        context = get_current()
+        before, _ = _unhandled(context)
+        if before is not context:
+            attach(before)
+    except Exception as error:
+        safety.report("restoring a context", error)
 
 
 def _same_place(code: Any, one: int, other: int) -> bool:

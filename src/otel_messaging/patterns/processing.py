@@ -95,7 +95,7 @@ class _Source:
             if destination is None or system is None or not all(map(is_headers, messages)):
                 raise TypeError(f"{call}() was given {type(messages[0]).__name__!r}: it {_REMEDY}")
             library = library_named(system)
-        elif any(library_of(message) is not library for message in messages):
+        elif any(library_of(message) is not library for message in messages[1:]):
             raise TypeError(f"{call}() was given messages of several kinds: it {_REMEDY}")
         self.library: Library = library
         self.messages = messages
