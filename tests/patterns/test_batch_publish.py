@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import gc
+import os
 from unittest import mock
 
 import pytest
@@ -13,6 +15,7 @@ from opentelemetry.context import get_current
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from otel_messaging import AioPikaInstrumentor, KafkaPythonInstrumentor, NatsPyInstrumentor
+from otel_messaging.core.publish_batch import PublishBatch
 from otel_messaging.patterns import batch_publish, libraries
 from tests.support import nats_py
 from tests.support.kafka_python import QUIET
@@ -310,3 +313,27 @@ async def test_telemetry_that_fails_does_not_reach_the_block(publisher, recorder
         await driver.publish(destination)
     assert [span.name for span in recorder.spans()] == [f"publish {destination}"]
     assert [record.exc_info[0] for record in caplog.records if record.name == "otel_messaging"] == [OSError]
+
+
+@pytest.mark.parametrize("library", ["kafka_python", "aio_pika"])  # asyncio keeps the context of timers for a while
+async def test_nothing_is_kept_of_a_batch_that_is_over(publisher, recorder):
+    driver, destination = await publisher()
+    with batch_publish(destination):
+        await driver.publish(destination)
+    recorder.spans(f"batch_publish {destination}", count=1)
+    gc.collect()
+    assert [found for found in gc.get_objects() if type(found) is PublishBatch] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_leaves_the_batch_to_its_parent(recorder, instrument):
+    instrument(NatsPyInstrumentor)
+    block = batch_publish("orders")
+    block.__enter__()
+    child = os.fork()
+    if not child:
+        block.__exit__(None, None, None)
+        os._exit(len(recorder.spans()))
+    assert os.waitpid(child, 0)[1] == 0
+    block.__exit__(None, None, None)
+    recorder.spans("batch_publish orders", count=1)
