@@ -214,10 +214,6 @@ def test_a_consumer_may_move_to_another_thread(application, recorder, threads):
     assert in_a_thread(threads[0], nothing_is_current)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a thread whose record was ended by another thread's question keeps the ended span until its next record",
-)
 def test_a_thread_that_asks_in_vain_has_its_context_back(application, recorder, threads):
     application.fill(b"a", b"b")
     consumer = application.consumer(consumer_timeout_ms=500)

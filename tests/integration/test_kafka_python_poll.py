@@ -195,26 +195,56 @@ def test_an_error_of_poll_is_recorded(application, recorder):
     assert [event.name for event in span.events] == ["exception"]
 
 
-def test_records_of_several_topics_have_a_call_without_destination(application, recorder):
+@pytest.fixture
+def two_topics(application):
+    """A consumer of two topics with one record each, and their names; both records come at once."""
     from kafka import TopicPartition
 
+    topics = [application.topic, f"{application.topic}-b"]
     consumer = application.consumer()
-    other = f"{application.topic}-b"
-    application.fill(b"a")
-    topic, application.topic = application.topic, other
-    application.fill(b"bc")
-    consumer.assign([TopicPartition(topic, 0), TopicPartition(other, 0)])
+    for topic in topics:
+        application.topic = topic
+        application.fill(b"v" * len(topic))
+    consumer.assign([TopicPartition(topic, 0) for topic in topics])
     consumer.seek_to_beginning()
-    end, seen = time.monotonic() + 10, {}
-    while len(seen) < 2 and time.monotonic() < end:
-        for tp, records in consumer.poll(timeout_ms=300).items():
-            seen[tp.topic] = [(record.value, current().name) for record in records]
-    assert seen == {topic: [(b"a", f"process {topic}")], other: [(b"bc", f"process {other}")]}
-    calls = [span for span in recorder.spans() if span.name.startswith("receive")]
-    for span in calls:
-        both = span.attributes["messaging.batch.message_count"] == 2
-        assert ("messaging.destination.name" in span.attributes) is not both
-        assert (span.name == "receive") is both
+    return consumer, topics
+
+
+def poll_both(consumer):
+    """Poll once there are records of both topics."""
+    from kafka import TopicPartition
+
+    end = time.monotonic() + 10
+    while True:
+        found = consumer.poll(timeout_ms=500)
+        if len(found) == 2:
+            return found
+        for records in found.values():  # they came one by one: again
+            consumer.seek(TopicPartition(records[0].topic, 0), 0)
+        assert time.monotonic() < end, "no records"
+
+
+def test_records_of_several_topics_have_a_call_without_destination(two_topics, recorder):
+    consumer, topics = two_topics
+    seen = {}
+    for tp, records in poll_both(consumer).items():
+        seen[tp.topic] = [current().name for _ in records]
+    assert seen == {topic: [f"process {topic}"] for topic in topics}
+    span = recorder.spans("receive")[0]
+    assert span.attributes["messaging.batch.message_count"] == 2
+    assert "messaging.destination.name" not in span.attributes
+    assert "messaging.kafka.destination.partition" not in span.attributes
+
+
+def test_records_of_several_topics_are_counted_for_each(two_topics, recorder):
+    consumer, topics = two_topics
+    poll_both(consumer)
+    calls = [span.name for span in recorder.spans()]
+    counted = {
+        labels["messaging.destination.name"]: number
+        for labels, number in recorder.metrics()["messaging.messages.consumed"]
+    }
+    assert counted == {topic: calls.count("receive") + calls.count(f"receive {topic}") for topic in topics}
 
 
 def test_an_excluded_topic_makes_nothing_and_stays_a_plain_list(plain, recorder):

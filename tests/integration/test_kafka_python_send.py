@@ -60,6 +60,24 @@ def test_a_list_that_is_used_again_stays_as_it_was_and_each_message_has_one_cont
     assert [carried(record) for record in sent(application, 3)] == [[span_id(span)] for span in spans]
 
 
+class Headers(list):
+    """As some applications have them."""
+
+
+def test_headers_of_a_class_of_the_application_s_own_are_taken_as_the_library_takes_them(plain, recorder):
+    """Since 2.1. Before, the library refuses them, and still does."""
+    headers, producer = Headers([("a", b"1")]), plain.producer()
+    call = lambda: producer.send(plain.topic, b"v", headers=headers, partition=0)  # noqa: E731
+    expected = outcome(call)
+    plain.instrument()
+    assert outcome(call) == expected
+    assert expected[0] == ("sent" if VERSION >= (2, 1) else "raised")
+    assert headers == [("a", b"1")]
+    span = recorder.span(f"publish {plain.topic}")
+    if expected == ("sent",):
+        assert [carried(record) for record in sent(plain, 2)] == [[], [span_id(span)]]
+
+
 def test_a_context_that_was_carried_before_is_replaced_and_linked(application, recorder):
     old = ("TraceParent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     application.producer().send(application.topic, b"v", headers=[old, ("a", b"1")], partition=0).get(10)

@@ -237,7 +237,7 @@ class OperationMetrics:
         if self._tally is not None:
             if error_type is None and count == 1:
                 self._tally.add()
-            else:
+            elif count or error_type is not None:
                 self._tally.count(count, error_type)
         if self._duration is not None and seconds is not None:
             attributes = self._attributes if error_type is None else {**self._attributes, v.ERROR_TYPE: error_type}

@@ -12,7 +12,7 @@ from otel_messaging.core.cache import Cache
 from otel_messaging.core.safety import report
 from otel_messaging.core.scope import Held, Loop
 from otel_messaging.core.state import ATTRIBUTE, find
-from otel_messaging.core.telemetry import Failure, Moment
+from otel_messaging.core.telemetry import Failure, Moment, forget_handled
 
 from .cluster import Cluster, Partition
 from .records import SYSTEM, describe, fold
@@ -101,7 +101,7 @@ class Consumer:
             (v.BATCH_SIZE, sum(max(0, record.serialized_value_size) for record in records)),
         )
         headers = [fold(record.headers) for record in records]
-        self.telemetry.receive(self._call(seen), facts, headers, context, began)
+        self.telemetry.receive(self._call(seen), facts, headers, context, began, shares=self._shares(seen, polled))
         for tp in seen:
             source = sources[tp]
             if source.lag is not None:
@@ -111,6 +111,13 @@ class Consumer:
             batch.held.entered = self.held.entered
         self._polled = tuple([batch.held for batch in batches.values()])
         polled.update(batches)
+
+    def _shares(self, seen: list[Any], polled: dict[Any, list[Any]]) -> list[tuple[Operation, int]]:
+        """How many records are of which topic, if they are of several."""
+        topics = {tp.topic for tp in seen}
+        if len(topics) == 1:
+            return []
+        return [(self._call([tp]), len(polled[tp])) for tp in seen]
 
     def fail(self, error: Exception, began: Moment) -> None:
         """Asking for lists of records has raised an exception."""
@@ -281,7 +288,11 @@ def wrap_next(kafka: Kafka, advance: Callable[..., Any]) -> Callable[..., Any]:
         state = self.__dict__.get(ATTRIBUTE)
         if state is not None:
             state.held.end()
-        record = advance(self)
+        try:
+            record = advance(self)
+        except BaseException:
+            forget_handled()  # the thread's last record, if another thread has asked since: that has ended its handling
+            raise
         try:
             context = telemetry.context()
             if context is not None:

@@ -48,6 +48,8 @@ class Producer:
         self.places: Cache[Any, v.Facts] = Cache()
         self._serializes_keys = producer.config["key_serializer"] is not None
         self._carries_headers = producer.config["api_version"] >= HEADERS_SINCE
+        # Of lists, since 2.1, which is also since when a client knows its cluster's id: until then the library refuses.
+        self._takes_subclasses = hasattr(producer._metadata, "cluster_id")
         self._cluster = Cluster(producer._metadata)
         self._facts = (*SYSTEM, (v.CLIENT_ID, producer.config["client_id"]))
         self._operations: Cache[str, Operation] = Cache()
@@ -90,6 +92,8 @@ class Producer:
         What is too large with a context is sent without, so that it must be possible to serialize it twice.
         """
         if not self._carries_headers or not (headers is None or well_formed(headers)):
+            return headers
+        if headers is not None and type(headers) is not list and not self._takes_subclasses:
             return headers
         if (not self.measures and hasattr(value, "__next__")) or (self._serializes_keys and hasattr(key, "__next__")):
             return headers

@@ -46,7 +46,7 @@ def fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | N
 
 def well_formed(headers: Any) -> bool:
     """Whether the library will take these headers: if not, its own error must reach the application."""
-    return type(headers) is list and all(
+    return isinstance(headers, list) and all(
         isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], bytes)
         for item in headers
     )
