@@ -7,7 +7,16 @@ from typing import Any
 
 from examples.demo.receiver import Event, Span
 
-SHOWN = ("messaging.batch.message_count", "messaging.batch.total_size_bytes", "retry.count")
+SHOWN = (
+    "messaging.batch.message_count",
+    "messaging.batch.total_size_bytes",
+    "messaging.rabbitmq.deaths.queues",
+    "messaging.rabbitmq.deaths.reasons",
+    "messaging.rabbitmq.deaths.counts",
+    "messaging.nats.max_deliveries.sequence",
+    "messaging.nats.max_deliveries.deliveries",
+    "retry.count",
+)
 HIDDEN = frozenset({"exception.stacktrace", "exception.escaped"})
 
 
@@ -50,7 +59,11 @@ def _outcome(span: Span) -> Iterator[str]:
 
 
 def _shown(attributes: Mapping[str, Any]) -> Iterator[str]:
-    return (f"{name.removeprefix('messaging.')}={attributes[name]}" for name in SHOWN if name in attributes)
+    return (f"{name.removeprefix('messaging.')}={_text(attributes[name])}" for name in SHOWN if name in attributes)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _event(event: Event) -> str:

@@ -8,7 +8,6 @@ import pytest
 
 from otel_messaging.kafka_python import dead_letter
 from tests.support import kafka_python
-from tests.support.kafka_python import VERSION
 from tests.support.recorder import span_id
 
 pytestmark = kafka_python.QUIET
@@ -120,7 +119,6 @@ def test_the_trace_goes_on_from_a_list_of_records(application, recorder):
     assert [event.name for event in handled.events] == ["send_to_dead_letter"]
 
 
-@pytest.mark.skipif(VERSION < (2, 2), reason="transactions since kafka-python 2.2")
 def test_what_the_producer_refuses_is_raised(application, recorder):
     from kafka.errors import IllegalStateError
 
