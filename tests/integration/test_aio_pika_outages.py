@@ -7,6 +7,7 @@ import contextlib
 import gc
 import time
 import uuid
+from collections import Counter
 
 import aio_pika
 import pytest
@@ -72,7 +73,7 @@ class Program:
     async def handle(self, message):
         """What the application does with a message."""
         number = int(message.body)
-        self.calls.append((number, message.redelivered))
+        self.calls.append(number)
         self.spans.append(trace.get_current_span())
         if number == STRUCK and not message.redelivered:
             self.struck()
@@ -101,6 +102,7 @@ class Program:
                         if len(self.settled) == COUNT:
                             break
             except LOST:
+                await asyncio.sleep(0.2)  # up to aio-pika 9.4, a channel that is closed while it is restored comes back
                 await self.again()
 
     async def again(self):
@@ -180,9 +182,9 @@ async def test_handlers_run_as_often_as_without_us_in_an_outage(rabbitmq_address
     plain = await outage(rabbitmq_address, fault)
     instrument(AioPikaInstrumentor)
     traced = await outage(rabbitmq_address, fault)
-    assert [program.calls for program in traced] == [program.calls for program in plain]
+    assert [Counter(program.calls) for program in traced] == [Counter(program.calls) for program in plain]
     assert [program.outcomes for program in traced] == [program.outcomes for program in plain]
-    assert {(STRUCK, False), (STRUCK, True)} <= set(traced[0].calls)
+    assert [program.calls.count(STRUCK) for program in traced] == [2, 2, 2]
     await until(lambda: not recorder.open.spans)
     for program in traced:
         spans = recorder.spans(f"receive {program.name}")
