@@ -7,6 +7,7 @@ import concurrent.futures
 import contextvars
 import gc
 import os
+import sys
 from unittest import mock
 
 import pytest
@@ -278,6 +279,20 @@ def test_a_library_that_is_traced_goes_before_one_that_is_only_imported(recorder
     with batch_publish("orders"):
         pass
     assert recorder.span("batch_publish orders").instrumentation_scope.name == "otel_messaging.kafka_python"
+
+
+@pytest.mark.parametrize("imported", [["nats"], ["kafka"], ["kafka", "nats"], []])
+def test_a_library_that_is_traced_goes_before_others_that_are_not(recorder, instrument, monkeypatch, imported):
+    instrument(NatsPyInstrumentor)
+    for package in ("kafka", "aio_pika", "nats"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
+        if package in imported:
+            monkeypatch.setitem(sys.modules, package, mock.Mock())
+    with batch_publish("orders"):
+        pass
+    span = recorder.span("batch_publish orders")
+    assert span.instrumentation_scope.name == "otel_messaging.nats_py"
+    assert span.attributes.get("messaging.system") == ("nats" if imported == ["nats"] else None)
 
 
 def test_what_is_no_destination_is_refused_at_the_call():

@@ -78,8 +78,10 @@ def library_named(system: str) -> Library:
 def library_in_use() -> tuple[Library, bool]:
     """The library that this program uses, and whether that is certain: it may use several."""
     imported = [library for library in LIBRARIES if library.package in sys.modules]
-    traced = [library for library in imported if library.instrumentor.is_instrumented_by_opentelemetry]
-    return (*traced, *imported, *LIBRARIES)[0], len(imported) == 1
+    traced = [library for library in LIBRARIES if library.instrumentor.is_instrumented_by_opentelemetry]
+    both = [library for library in traced if library in imported]
+    chosen = (*both, *traced, *imported, *LIBRARIES)[0]
+    return chosen, imported == [chosen]
 
 
 def is_headers(value: Any) -> bool:
