@@ -269,6 +269,13 @@ producer = KafkaProducer(bootstrap_servers=address, linger_ms=30_000)
 for _ in range(5):
     producer.send(topic, b"v")
 """,
+    "of a producer made before it was instrumented": """
+KafkaPythonInstrumentor().uninstrument()
+producer = KafkaProducer(bootstrap_servers=address, linger_ms=30_000)
+KafkaPythonInstrumentor().instrument()
+for _ in range(5):
+    producer.send(topic, b"v")
+""",
     "in a thread": """
 def work():
     producer = KafkaProducer(bootstrap_servers=address)
@@ -319,11 +326,22 @@ def test_a_program_that_ends_has_told_every_span(kafka_address, way):
     assert said == "" or (2, 1) <= VERSION < (3,)  # these versions complain that they cannot flush at exit
 
 
-def test_a_program_that_ends_while_the_broker_is_silent_tells_what_was_given_up(freezing):
+MADE = {
+    "instrumented": "producer = KafkaProducer(bootstrap_servers=address)",
+    "instrumented later": """
+KafkaPythonInstrumentor().uninstrument()
+producer = KafkaProducer(bootstrap_servers=address)
+KafkaPythonInstrumentor().instrument()
+""",
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_a_program_that_ends_while_the_broker_is_silent_tells_what_was_given_up(freezing, made):
     topic, process = f"exit-{os.urandom(6).hex()}", freezing._processes[-1].pid
     spans, said = run(
         f"""
-producer = KafkaProducer(bootstrap_servers=address)
+{MADE[made]}
 producer.send(topic, b"first").get(10)
 import signal, time
 os.killpg({process}, signal.SIGSTOP)

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
 
 class Kafka:
-    """Reads kafka-python's objects for the telemetry of one instrumentor."""
+    """Reads kafka-python's objects for the telemetry of one instrumentor.
+
+    Attributes:
+        leaving: whether the interpreter exits.
+    """
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
         self._watching = False
+        self.leaving: bool | None = None  # until there is a producer that could be left
 
     def watch(self) -> None:
         """End what is still on its way when the interpreter exits.
@@ -62,12 +67,22 @@ class Kafka:
         """What is to be kept for a producer."""
         state = Producer(telemetry, producer)
         self._producers.add(state)
+        if self.leaving is None:
+            # A producer made before it was instrumented flushes in an exit handler that runs after all of ours.
+            self.leaving = False
+            atexit.register(_leave, weakref.ref(self))
         return state
 
     def _add_consumer(self, telemetry: Telemetry, consumer: Any) -> Consumer:
         state = Consumer(telemetry, consumer)
         self._consumers.add(state)
         return state
+
+
+def _leave(adapter: weakref.ref[Kafka]) -> None:
+    kafka = adapter()
+    if kafka is not None:
+        kafka.leaving = True
 
 
 def _at_exit(adapter: weakref.ref[Kafka]) -> None:

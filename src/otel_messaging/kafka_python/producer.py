@@ -254,7 +254,7 @@ def wrap_init(kafka: Kafka, init: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def wrap_close_producer(_kafka: Kafka, close: Callable[..., Any]) -> Callable[..., Any]:
+def wrap_close_producer(kafka: Kafka, close: Callable[..., Any]) -> Callable[..., Any]:
     """`KafkaProducer.close` may give up on records: their spans must not outlive it."""
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -262,7 +262,7 @@ def wrap_close_producer(_kafka: Kafka, close: Callable[..., Any]) -> Callable[..
             return close(self, *args, **kwargs)
         finally:
             state = find(self)
-            if state is not None and getattr(self, "_closed", True):
+            if state is not None and (kafka.leaving or getattr(self, "_closed", True)):
                 state.abandon()
 
     return wrapper
