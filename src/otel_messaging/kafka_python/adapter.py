@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class Kafka:
         self.telemetry = telemetry
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
+        self._adding = threading.Lock()
         self._watching = False
         self.leaving: bool | None = None  # until there is a producer that could be left
 
@@ -75,7 +77,8 @@ class Kafka:
 
     def _add_consumer(self, telemetry: Telemetry, consumer: Any) -> Consumer:
         state = Consumer(telemetry, consumer)
-        self._consumers.add(state)
+        with self._adding:  # to another set: threads may be looking at this one
+            self._consumers = weakref.WeakSet((*self._consumers, state))
         return state
 
 
