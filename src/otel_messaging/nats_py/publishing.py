@@ -172,9 +172,10 @@ def wrap_publish_async(nats: Nats, publish: Callable[..., Any]) -> Callable[...,
             publication.end(error)
             raise
         finally:
+            sent = told.sent
             told.end()
         try:
-            publication.sent = told.sent.kept() if told.sent is not None else None
+            publication.sent = sent.kept() if sent is not None else None
             nats.client(self._nc).awaits(future, publication)
         except Exception as error:
             publication.end()

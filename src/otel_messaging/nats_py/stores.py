@@ -68,13 +68,14 @@ class Store:
 class Stored(Told):
     """A call that reads or writes a bucket."""
 
-    __slots__ = ("_publication", "_store", "_verb")
+    __slots__ = ("_publication", "_reads", "_store")
 
     def __init__(self, store: Store, verb: str, publication: Publication) -> None:
-        super().__init__(publication.carrier if store.telemetry.settings.store_context else NOTHING)
+        carries = store.telemetry.settings.store_context
+        super().__init__(publication.carrier if carries else NOTHING)
         self._store = store
-        self._verb = verb
-        self._publication = publication
+        self._reads = carries and verb.startswith("get")
+        self._publication: Publication | None = publication
 
     def carries(self, subject: Any) -> Mapping[str, str]:
         """The context goes into entries, and once into an object: not into its chunks, nor into questions."""
@@ -83,12 +84,15 @@ class Stored(Told):
 
     def found(self, message: Any) -> None:
         """The library has asked for a stored message, and got it."""
-        if self._verb.startswith("get") and self._store.telemetry.settings.store_context and message.headers:
-            self._store.telemetry.found(self._publication, fold(message.headers) or {})
+        headers = fold(message.headers) if self._reads else None
+        if headers and self._publication is not None:
+            self._store.telemetry.found(self._publication, headers)
 
     def finish(self, error: BaseException | None, facts: v.Facts) -> None:
         """The call has returned, or raised. That there is no such value is an answer, and no error."""
-        self._publication.end(None if error is not None and _is_absence(error) else error, facts)
+        publication, self._publication = self._publication, None
+        if publication is not None:
+            publication.end(None if error is not None and _is_absence(error) else error, facts)
 
 
 def _is_absence(error: BaseException) -> bool:

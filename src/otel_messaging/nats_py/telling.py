@@ -59,8 +59,8 @@ class Told:
         return self.carrier
 
     def end(self) -> None:
-        """The call has returned."""
-        self._task = None
+        """The call has returned. Tasks and timers that were made meanwhile keep this, and no more than this."""
+        self._task = self.sent = None
         telling.set(None)  # by value: a coroutine may be closed in another context than it ran in
 
     def is_here(self) -> bool:
