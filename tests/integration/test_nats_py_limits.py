@@ -114,6 +114,10 @@ async def test_a_message_of_publish_async_that_does_not_fit_is_refused_as_before
     assert not future.done()
     assert [told(span) for span in recorder.producers(1)] == [(None, "ERROR")]
     assert sum(subject.encode() in command for command in commands) == 2
+    await jetstream.publish_async(subject, FITS + b"x")  # without a context to begin with
+    await until(lambda: len(driver.errors) == 2)
+    recorder.producers(2)
+    assert sum(subject.encode() in command for command in commands) == 3
 
 
 @needs_publish_async
