@@ -50,15 +50,23 @@ class _Iterated:
 
     def __del__(self) -> None:
         """The iterator is collected, and cannot be asked for the next message any more."""
-        self.shared.close()
+        try:
+            self.shared.close()
+        except Exception as error:
+            report("QueueIterator", error)
 
 
 def wrap_anext(pika: AioPika, advance: Callable[..., Any]) -> Callable[..., Any]:
     """`QueueIterator.__anext__` hands out one message, which is handled until the next is asked for."""
 
     async def wrapper(self: Any) -> Any:
-        state = find(self)
-        held = state.shared.asked() if state is not None else None
+        held = None
+        try:
+            state = find(self)
+            if state is not None:
+                held = state.shared.asked()
+        except Exception as error:
+            report("QueueIterator.__anext__", error)
         message = await advance(self)
         try:
             if pika.telemetry.enabled:
@@ -104,9 +112,12 @@ def wrap_aexit(_pika: AioPika, leave: Callable[..., Any]) -> Callable[..., Any]:
     """`QueueIterator.__aexit__`: the exception that passes is the one that handling a message raised."""
 
     async def wrapper(self: Any, kind: Any, error: Any, trace: Any) -> Any:
-        state = find(self)
-        if state is not None:
-            state.shared.exit(error)
+        try:
+            state = find(self)
+            if state is not None:
+                state.shared.exit(error)
+        except Exception as failure:
+            report("QueueIterator.__aexit__", failure)
         return await leave(self, kind, error, trace)
 
     return wrapper
@@ -120,9 +131,12 @@ def wrap_close(_pika: AioPika, close: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     async def closing(self: Any, args: Any, kwargs: Any) -> Any:
-        state = find(self)
-        if state is not None and not args:
-            state.shared.close()
+        try:
+            state = find(self)
+            if state is not None and not args:
+                state.shared.close()
+        except Exception as error:
+            report("QueueIterator.close", error)
         before = giving_back.get()
         giving_back.set(True)
         try:

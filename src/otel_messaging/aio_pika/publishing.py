@@ -13,7 +13,7 @@ from otel_messaging.core.state import keep
 from otel_messaging.core.telemetry import Failure, PublishRequest
 
 from .reading import address, assigned_id, fold, published_to, server, wishes
-from .rpc import at_work
+from .rpc import at_work, end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,13 +98,15 @@ def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., An
             else:
                 result = await publish(self, message, routing_key)
         except BaseException as error:
-            if publication is not None:
-                publication.end(error, assigned_id(publication.sent))
+            end(publication, error)
             raise
         finally:
             sending.set(None)
         if publication is not None:
-            publication.end(None if type(result) is taken else _returned(result), assigned_id(publication.sent))
+            try:
+                publication.end(None if type(result) is taken else _returned(result), assigned_id(publication.sent))
+            except Exception as error:
+                report("Exchange.publish", error)
         return result
 
     return wrapper

@@ -58,6 +58,16 @@ at_work: ContextVar[Call | Reply | None] = ContextVar("otel_messaging_aio_pika_p
 """The pattern of the library that is at work here, for `Exchange.publish` below it."""
 
 
+def end(publication: Publication | None, error: BaseException | None = None) -> None:
+    """A message, if one was traced, has been published or will not be."""
+    if publication is None:
+        return
+    try:
+        publication.end(error, assigned_id(publication.sent))
+    except Exception as failure:
+        report("ending a message that was published", failure)
+
+
 def wrap_call(_pika: AioPika, call: Callable[..., Any]) -> Callable[..., Any]:
     """`RPC.call` publishes and waits for the reply: one operation, which the reply ends."""
 
@@ -67,13 +77,11 @@ def wrap_call(_pika: AioPika, call: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = await call(self, *args, **kwargs)
         except BaseException as error:
-            if calling.publication is not None:
-                calling.publication.end(error, assigned_id(calling.publication.sent))
+            end(calling.publication, error)
             raise
         finally:
             at_work.set(before)
-        if calling.publication is not None:
-            calling.publication.end(None, assigned_id(calling.publication.sent))
+        end(calling.publication)
         return result
 
     return wrapper
