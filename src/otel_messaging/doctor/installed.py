@@ -62,7 +62,7 @@ def _own() -> Row:
     if found is None:
         remedy = install(OURS)
         return Row(OURS, f"{folder} is not installed: only a folder, whose entry points nobody finds", remedy)
-    return Row(OURS, f"{found}, {folder}")
+    return _package(OURS, f", {folder}")
 
 
 def _copies() -> Iterable[Row]:
@@ -75,7 +75,9 @@ def _copies() -> Iterable[Row]:
     for name, versions in found.items():
         if len(versions) > 1:
             places = ", ".join(f"{number} in {place}" for number, place in versions.items())
-            yield Row(name, f"installed more than once: {places}", "remove all but one, or mend PYTHONPATH")
+            yield Row(
+                f"{name}, copies", f"installed more than once: {places}", "remove all but one, or mend PYTHONPATH"
+            )
 
 
 def _command() -> Row:
@@ -97,32 +99,24 @@ def packages() -> Section:
     """Versions of OpenTelemetry, and whether they fit together."""
     names = sorted({_normal(name) for name in _installed() if _normal(name).startswith("opentelemetry-")} | {"wrapt"})
     core = ("opentelemetry-api", _SDK, "opentelemetry-distro", "opentelemetry-instrumentation", "wrapt")
-    rows = [Row(name, version(name) or "not installed", _missing(name)) for name in core]
-    rows += [Row(name, version(name) or "", _unmet(name)) for name in names if name not in core]
-    rows += [Row(OURS, version(OURS) or "", unmet) for unmet in [_unmet(OURS)] if unmet]
+    rows = [_package(name) for name in core] + [_package(name) for name in names if name not in core]
     return Section("Packages of OpenTelemetry", tuple(rows))
 
 
-def _missing(name: str) -> str:
-    return _unmet(name) if version(name) else install(name)
-
-
-def _unmet(name: str) -> str:
-    """What to do if a distribution does not have what it requires."""
-    if version(name) is None:
-        return ""
+def _package(name: str, more: str = "") -> Row:
+    """A distribution, and whether what it requires is there."""
+    found = version(name)
+    if found is None:
+        return Row(name, "not installed", install(name))
     for text in metadata.requires(name) or ():
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        found = version(requirement.name)
-        if found is None or not requirement.specifier.contains(found, prereleases=True):
-            return f"it requires {requirement.name}{requirement.specifier}: {install(_short(requirement))}"
-    return ""
-
-
-def _short(requirement: Requirement) -> str:
-    return f"{requirement.name}{requirement.specifier}"
+        other = version(requirement.name)
+        if other is None or not requirement.specifier.contains(other, prereleases=True):
+            wanted = f"{requirement.name}{requirement.specifier}"
+            return Row(name, f"{found}{more}; requires {wanted}, there is {other or 'none'}", install(wanted))
+    return Row(name, f"{found}{more}")
 
 
 def _installed() -> Iterable[str]:
@@ -179,7 +173,7 @@ def _entry_point(point: metadata.EntryPoint, found: dict[str, str], rivals: list
     for name in disabled & {"*", point.name}:
         wanted = found and (name == "*" or not rivals)  # with another one on, this one is off on purpose
         return Row(point.name, f"disabled by {_DISABLED}", f"take {name} out of {_DISABLED}" if wanted else "")
-    return Row(point.name, "loads" if found else "loads, and waits for its client to be installed")
+    return Row(point.name, "loads" if found else "loads; its client is not installed")
 
 
 def _rival(rival: Rival) -> Row:

@@ -82,5 +82,5 @@ def _rows(told: dict[str, Any]) -> list[Row]:
     started = told["sdk"].startswith("opentelemetry.sdk.")
     rows = [Row("SDK", told["sdk"] or "none", "" if started else f"mend what is marked above; {_SEE}")]
     rows.append(Row("entry points that are on", ", ".join(told["on"]) or "none of ours"))
-    rows += [Row("error", text[:200], _SEE) for text in told["said"][:5]]
+    rows += [Row(f"error {number}", text[:200], _SEE) for number, text in enumerate(told["said"][:5], 1)]
     return rows
