@@ -538,3 +538,34 @@ async def test_a_publish_right_after_a_question_is_told_of(connect, recorder):
         await driver.client.jetstream().stream_info(driver.name())
     await driver.publish(driver.name())
     recorder.producers(1)
+
+
+# What a reply subject tells
+
+NOW = 1_700_000_000_000_000_000
+REPLIES = {
+    "nine words": (f"$JS.ACK.S.C.2.7.3.{NOW}.4", ("S", 7, 2, 4)),
+    "a domain and an account": (f"$JS.ACK.hub.ACC.S.C.2.7.3.{NOW}.4", ("S", 7, 2, 4)),
+    "and a token": (f"$JS.ACK.hub.ACC.S.C.2.7.3.{NOW}.4.tok", ("S", 7, 2, 4)),
+    "ten words": (f"$JS.ACK.S.C.2.7.3.{NOW}.4.5", (None, None, None, None)),
+    "too few": ("$JS.ACK.S.C", (None, None, None, None)),
+    "no numbers": ("$JS.ACK.S.C.a.b.c.d.e", (None, None, None, None)),
+}
+
+
+@pytest.mark.parametrize("words", list(REPLIES))
+async def test_a_reply_subject_of_any_form_is_read(connect, recorder, words):
+    """Given to the client as if it had come from the server, which sends just one of the forms."""
+    reply, expected = REPLIES[words]
+    driver = await connect()
+    subject, seen = driver.name(), []
+
+    async def callback(message):
+        seen.append(message.reply)
+
+    subscription = await driver.subscribe(subject, callback)
+    await driver.client._process_msg(subscription._id, subject.encode(), reply.encode(), b"x", None)
+    (span,) = await handled(recorder)
+    assert seen == [reply]
+    names = ("messaging.nats.stream", "messaging.nats.sequence", "messaging.message.delivery_attempt")
+    assert tuple(span.attributes.get(name) for name in (*names, "messaging.consumer.lag")) == expected
