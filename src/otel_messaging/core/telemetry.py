@@ -48,9 +48,12 @@ attach: Callable[[Context], Any] = _runtime.attach
 
 
 def _suppression_keys() -> frozenset[str]:
-    before = set(get_current())
-    with suppress_instrumentation():
-        return frozenset(set(get_current()) - before)
+    token = runtime.attach(Context())  # this may be the first import, and suppressed itself
+    try:
+        with suppress_instrumentation():
+            return frozenset(get_current())
+    finally:
+        runtime.detach(token)
 
 
 _SUPPRESSION = _suppression_keys()
