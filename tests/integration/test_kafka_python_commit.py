@@ -159,6 +159,24 @@ def test_an_asynchronous_commit_without_answer_ends_with_the_consumer(spans, rec
     assert span.status.status_code is trace.StatusCode.ERROR
 
 
+def test_an_asynchronous_commit_ends_at_the_latest_with_what_is_kept_for_a_consumer(spans, recorder, monkeypatch):
+    """Until 2.1 a consumer that is let go of without being closed sends nothing any more, and hears nothing."""
+    from kafka.future import Future
+
+    consumer = spans.consumer()
+    for _ in consumer:
+        break
+    monkeypatch.setattr(consumer._coordinator, "commit_offsets_async", lambda *args, **kwargs: Future())
+    future = consumer.commit_async()
+    del consumer._otel_messaging
+    span = recorder.span(f"commit_async {spans.topic}")
+    assert span.attributes["error.type"] == "consumer_closed"
+    assert not future.is_done
+    recorder.exporter.clear()
+    future.success(None)
+    assert recorder.spans(f"commit_async {spans.topic}") == []
+
+
 def test_an_asynchronous_commit_in_a_loop_is_an_event_at_once(filled, recorder):
     consumer = filled.consumer()
     for _ in consumer:

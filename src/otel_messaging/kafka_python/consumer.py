@@ -132,14 +132,28 @@ class Consumer:
         if context is None or partitions is None:
             return None
         delivery = self.telemetry.current_delivery(context)
-        while delivery is not None and all(held.delivery is not delivery for held in (self.held, *self._polled)):
+        while delivery is not None and not self._settles(delivery, partitions):
             delivery = delivery.before()[1]  # the application may say itself that it handles the record
         return self.telemetry.settle(verb, self._call(partitions), delivery, (), {})
+
+    def _settles(self, delivery: Delivery, partitions: list[Any]) -> bool:
+        """Whether to commit partitions is to settle what is being handled: of this consumer, or several at once."""
+        if any(held.delivery is delivery for held in (self.held, *self._polled)):
+            return True
+        records = delivery.message if delivery.several else ()
+        places = {(getattr(record, "topic", None), getattr(record, "partition", None)) for record in records}
+        return not places.isdisjoint(partitions)
 
     def abandon(self) -> None:
         """Nothing will be heard of commits that are still on their way."""
         for commit in list(self.pending):
             commit.failed(_UNCOMMITTED)
+
+    def __del__(self) -> None:
+        try:
+            self.abandon()  # the application has let go of a consumer that it has not closed
+        except Exception as error:
+            report("letting go of a KafkaConsumer", error)
 
     def enter(self) -> None:
         """A ``with`` block around the consumer will show the exceptions of its body."""
