@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import wrapt
 from opentelemetry.instrumentation.dependencies import DependencyConflictError, get_dependency_conflicts
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from . import rivals, settings
-from .patching import Patches
-from .telemetry import Telemetry
+from . import rivals, safety, settings
+from .lazily import InPatches
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from opentelemetry.instrumentation.dependencies import DependencyConflict
 
-    from .patching import Patch
+    from .patching import Patches
+    from .telemetry import Telemetry
 
 _logger = logging.getLogger("otel_messaging")
-_active: dict[str, Telemetry] = {}
+_active: dict[str, _Tracing] = {}
 _TAKEN = ("tracer_provider", "meter_provider", "publish_hook", "consume_hook")
 
 
@@ -37,13 +39,15 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """The name that switches it off."""
     requirements: ClassVar[tuple[str, ...]]
     """The distributions that provide the library, any one of which is enough, with the versions supported."""
-    patches: ClassVar[tuple[Patch, ...]]
-    """What is replaced."""
-    adapter: ClassVar[type[Any]]
-    """Reads the library's objects."""
+    package: ClassVar[str]
+    """The package that the application imports of the library. Whoever does not, has nothing of the adapter either."""
+    patches = InPatches()
+    """What is replaced: each a `otel_messaging.core.patching.Patch`."""
+    adapter = InPatches()
+    """The class that reads the library's objects."""
     rivals: ClassVar[tuple[rivals.Rival, ...]] = ()
     """Other instrumentations of the same library."""
-    _unpatched: Any = None
+    _unpatched: _Tracing | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The supported versions of the library, in the notation of requirements files."""
@@ -59,13 +63,10 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             if not hasattr(conflict, "_log") and (conflict.found or conflict.found_any):
                 _logger.error("%s: %s", self.entry_point, conflict)  # older loaders tell nobody
             raise DependencyConflictError(conflict)
-        self._telemetry = Telemetry(self.library, settings.load(kwargs), **_known(kwargs))
-        self._adapter = self.adapter(self._telemetry)
-        self._patches = Patches(self.patches, self._adapter)
+        self._tracing = _active[self.library] = _Tracing(type(self), settings.load(kwargs), _known(kwargs))
         self._rivalry = rivals.Rivalry(self.rivals, self.entry_point)
         self._rivalry.silence()
-        self._patches.apply()
-        _active[self.library] = self._telemetry
+        wrapt.register_post_import_hook(self._tracing.patch, self.package)
 
     def reader(self) -> Any:
         """The adapter that reads the library's objects now: that of the patches, or one of its own without any.
@@ -74,16 +75,65 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         providers.
         """
         if self._is_instrumented_by_opentelemetry:
-            return self._adapter
+            return self._tracing.adapter()
         if self._unpatched is None:
-            self._unpatched = self.adapter(Telemetry(self.library, settings.load({})))
-        return self._unpatched
+            self._unpatched = _Tracing(type(self), settings.load({}), {})
+        return self._unpatched.adapter()
 
     def _uninstrument(self, **_kwargs: Any) -> None:
         _active.pop(self.library, None)
-        self._telemetry.close()
-        self._patches.remove()
+        self._tracing.close()
         self._rivalry.release()
+
+
+class _Tracing:
+    """What is in force from ``instrument()`` to ``uninstrument()``. Nothing is made before the library is imported.
+
+    Args:
+        kind: the instrumentor.
+        chosen: the settings in force.
+        arguments: the other arguments of `Telemetry`.
+    """
+
+    def __init__(self, kind: type[MessagingInstrumentor], chosen: settings.Settings, arguments: dict[str, Any]) -> None:
+        self._kind = kind
+        self._chosen = chosen
+        self._arguments = arguments
+        self._lock = threading.RLock()
+        self._adapter: Any = None
+        self._patches: Patches | None = None
+        self._closed = False
+
+    def adapter(self) -> Any:
+        """What reads the library's objects, made when it is first needed."""
+        with self._lock:
+            if self._adapter is None:
+                from .telemetry import Telemetry
+
+                telemetry = Telemetry(self._kind.library, self._chosen, **self._arguments)
+                self._adapter = self._kind.adapter(telemetry)
+            return self._adapter
+
+    def patch(self, _package: Any) -> None:
+        """The library was imported."""
+        try:
+            with self._lock:
+                if not self._closed:
+                    from .patching import Patches
+
+                    self._patches = Patches(self._kind.patches, self.adapter())
+                    self._patches.apply()
+        except Exception as error:
+            safety.report(f"instrumenting {self._kind.library}", error)
+
+    def close(self) -> None:
+        """Put back what was there, and tell of nothing more."""
+        with self._lock:
+            self._closed = True
+            if self._adapter is not None:
+                self._adapter.telemetry.close()
+            if self._patches is not None:
+                self._patches.remove()
 
 
 def active(library: str) -> Telemetry | None:
@@ -92,7 +142,8 @@ def active(library: str) -> Telemetry | None:
     Args:
         library: the name of the adapter's module.
     """
-    return _active.get(library)
+    tracing = _active.get(library)
+    return None if tracing is None else tracing.adapter().telemetry
 
 
 def _known(arguments: dict[str, Any]) -> dict[str, Any]:
