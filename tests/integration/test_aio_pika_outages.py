@@ -15,7 +15,7 @@ from aio_pika import Message
 from opentelemetry import trace
 
 from otel_messaging import AioPikaInstrumentor
-from tests.support.aio_pika import LOST, careless
+from tests.support.aio_pika import LOST, VERSION, careless
 from tests.support.proxy import Proxy
 from tests.support.recorder import span_id
 from tests.support.waiting import until
@@ -170,7 +170,11 @@ async def outage(address, fault):
                 await at_work.acquire()
             await fault(programs)
 
-        await asyncio.gather(strike(), *(program.run() for program in programs))
+        try:
+            await asyncio.gather(strike(), *(program.run() for program in programs))
+        finally:
+            for program in programs:  # they take no cancellation for an answer
+                program.settled.update(range(COUNT))
         await asyncio.gather(*(program.close() for program in programs))
         await asyncio.sleep(0.02)
     asyncio.get_running_loop().set_exception_handler(None)
@@ -179,6 +183,8 @@ async def outage(address, fault):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 async def test_handlers_run_as_often_as_without_us_in_an_outage(rabbitmq_address, instrument, recorder, fault):
+    if VERSION == (9, 1) and fault is silence:
+        pytest.skip("aio-pika 9.1 may wait in get() for ever")
     plain = await outage(rabbitmq_address, fault)
     instrument(AioPikaInstrumentor)
     traced = await outage(rabbitmq_address, fault)

@@ -10,8 +10,9 @@ import uuid
 import pytest
 
 from tests.programs import FOLDER, PROGRAMS, ROOT, instrumented, make_environment, run
+from tests.support.clients import installed
 
-CLIENTS = {"kafka_python": "kafka-python", "aio_pika": "aio-pika", "nats_py": "nats-py"}
+CLIENTS = {"kafka_python": installed("kafka-python")[0], "aio_pika": "aio-pika", "nats_py": "nats-py"}
 EXTRAS = {"kafka_python": "kafka", "aio_pika": "rabbitmq", "nats_py": "nats"}
 SUBSETS = [set(chosen) for size in range(4) for chosen in itertools.combinations(CLIENTS, size)]
 QUIET = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
