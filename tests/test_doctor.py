@@ -389,6 +389,11 @@ def test_another_version_comes_first_on_the_path(healthy, tmp_path):
     assert there["otel-messaging"][1] == f"{sys.executable} -m pip install 'opentelemetry-api>=1.37'"
 
 
+def test_a_wrapt_that_is_too_old(healthy, tmp_path):
+    there = problems(rows(environ={**healthy, **distribution(tmp_path, "wrapt", "1.10")}))
+    assert there["otel-messaging"][0].endswith("; requires wrapt<3,>=1.14, there is 1.10")
+
+
 def test_a_client_in_a_version_that_is_not_supported(healthy, tmp_path):
     found = rows(environ={**healthy, **distribution(tmp_path, "nats-py", "1.0")})
     value, remedy = problems(found)["nats-py"]

@@ -193,7 +193,7 @@ def _exporter(signal: str, name: str, environ: Mapping[str, str]) -> Row | otlp.
         return Row(
             signal,
             f"the exporter of OTLP by {protocol} does not load",
-            f"{install(_PACKAGES[protocol])} --force-reinstall",
+            install(_PACKAGES[protocol], "--force-reinstall"),
         )
     try:
         return otlp.target(signal, protocol, environ)

@@ -32,9 +32,9 @@ _UNTOLD = {  # clients that are mistaken for those that we know
 }
 
 
-def install(requirement: str) -> str:
+def install(requirement: str, *options: str) -> str:
     """The command that installs something for this interpreter."""
-    return f"{shlex.quote(sys.executable)} -m pip install {shlex.quote(requirement.replace(' ', ''))}"
+    return shlex.join((sys.executable, "-m", "pip", "install", *options, requirement.replace(" ", "")))
 
 
 def version(name: str) -> str | None:
@@ -136,7 +136,7 @@ def clients(environ: Mapping[str, str]) -> Section:
         Row(name, f"another client of {system}, not traced by us") for name, system in _UNTOLD.items() if version(name)
     ]
     if not points:
-        rows.append(Row("entry points", "none of ours are found", install(f"--force-reinstall {OURS}")))
+        rows.append(Row("entry points", "none of ours are found", install(OURS, "--force-reinstall")))
     elif not any(_is_installed(kind) for kind in filter(None, map(_load, points))):
         rows.append(Row("clients", "none is installed for this interpreter", _right_one()))
     return Section("Clients", tuple(rows))

@@ -168,7 +168,9 @@ def _grpc(target: Target, seconds: float) -> tuple[str, str]:
         return wire.why(error), f"begin {_named(target)} with http:// where the receiver has no TLS"
     if wire.is_grpc(answer):
         return "answers", ""
-    return _wrong(target) if wire.protocol(answer) == "HTTP" else ("does not speak gRPC", _reach(target))
+    if wire.ask(place, wire.HTTP, lambda read: len(read) >= 5, seconds).startswith(b"HTTP/"):
+        return _wrong(target)
+    return "does not speak gRPC", _reach(target)
 
 
 def _wrong(target: Target) -> tuple[str, str]:

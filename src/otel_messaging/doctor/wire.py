@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 GRPC = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 """What a client of HTTP/2 says first: its preface and empty settings (RFC 9113, section 3.4)."""
+HTTP = b"OPTIONS / HTTP/1.0\r\n\r\n"
 
 Result = TypeVar("Result")
 
