@@ -179,6 +179,30 @@ def test_closing_in_another_thread_leaves_no_context_to_the_loop(application, re
     assert nothing_is_current()
 
 
+def test_closing_in_another_thread_while_the_loop_waits_fails_it_as_it_does_uninstrumented(plain, recorder):
+    def outcome():
+        consumer = plain.consumer()
+        closing = threading.Timer(0.5, consumer.close)
+        try:
+            for record in consumer:
+                assert current().is_recording() is plain.instrumented
+                if record.offset == 0:
+                    closing.start()  # the next record never comes
+        except Exception as error:
+            return type(error), str(error)
+        finally:
+            closing.join()
+            assert nothing_is_current()
+
+    plain.instrumented = False
+    plain.fill(b"a")
+    expected = outcome()
+    plain.instrument()
+    plain.instrumented = True
+    assert outcome() == expected
+    assert offsets(received(plain, recorder, 1)) == [0]
+
+
 def test_two_consumers_may_end_in_any_order(application, recorder):
     application.fill(b"a", b"b")
     first, second = application.consumer(), application.consumer()

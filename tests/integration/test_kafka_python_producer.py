@@ -29,6 +29,7 @@ IMPATIENT = {
     **({"enable_idempotence": False} if VERSION >= (3,) else {}),
 }
 
+OFFSET, PARTITION = "messaging.kafka.message.offset", "messaging.kafka.destination.partition"
 GIVEN_UP = ("producer_closed", "kafka.errors.IllegalStateError")  # whichever notices first, we or the producer's thread
 
 
@@ -85,6 +86,17 @@ def test_a_broker_that_never_answers_gives_the_library_s_timeout(application, re
     assert found["status"] == ("ERROR", str(raised.value))
     assert found["attributes"]["server.port"] == freezing.port
     freezing.thaw()
+
+
+def test_flush_that_gives_up_ends_nothing(application, recorder, freezing):
+    producer, future = pending(application, freezing)
+    began = time.monotonic()
+    with contextlib.suppress(Exception):  # since 2.1 it says so
+        producer.flush(timeout=0.3)
+    assert 0.2 < time.monotonic() - began < 5
+    assert len(recorder.spans()) == 1
+    freezing.thaw()
+    assert recorder.spans(count=2)[1].attributes[OFFSET] == future.get(5).offset == 1
 
 
 def test_close_that_gives_up_ends_the_spans_if_the_producer_is_closed(application, recorder, freezing):
@@ -184,6 +196,7 @@ def test_many_threads_send_at_once(application, recorder):
     spans = recorder.spans(count=1600)
     assert len({span_id(span) for span in spans}) == 1600
     assert {span.status.status_code.name for span in spans} == {"OK"}
+    assert len({(span.attributes[PARTITION], span.attributes[OFFSET]) for span in spans}) == 1600
     assert producer._otel_messaging.pending == set()
 
 

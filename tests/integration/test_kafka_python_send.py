@@ -172,6 +172,16 @@ def test_the_span_has_the_partition_and_offset_of_the_acknowledgement(applicatio
     assert span.attributes["messaging.kafka.message.offset"] == 1
 
 
+@pytest.mark.parametrize("acks", [1, "all"])
+def test_the_answer_tells_the_partition_and_the_offset(application, recorder, acks):
+    options = AT_MOST_ONCE if acks == 1 else {}
+    application.producer(acks=acks, **options).send(application.topic, b"v", partition=2).get(10)
+    found = shape(recorder.span(f"publish {application.topic}"))
+    assert found["status"] == ("OK", None)
+    assert found["attributes"]["messaging.kafka.destination.partition"] == 2
+    assert found["attributes"]["messaging.kafka.message.offset"] == 0
+
+
 def test_the_whole_span_of_a_message_with_a_key(application, recorder):
     application.producer().send(application.topic, b"hello", key=b"k", partition=1).get(10)
     host, _, port = application.address.rpartition(":")
