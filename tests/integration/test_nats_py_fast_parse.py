@@ -1,4 +1,4 @@
-"""nats-py with its extra `fast-parse`: headers are lists. The library itself cannot respond with those."""
+"""nats-py with its extra `fast-parse`: the values of headers are lists, which the library itself cannot send back."""
 
 from __future__ import annotations
 
@@ -73,6 +73,22 @@ async def test_a_message_that_goes_on_is_linked_to_where_it_came_from(connect, r
     await driver.publish(driver.name(), headers=headers)
     first, second = recorder.producers(2)
     assert shape(second)["links"] == [span_id(first)]
+
+
+async def test_a_request_is_answered(connect, recorder):
+    """Though the library's `respond` sends the headers back that it has got: without us there would be none."""
+    driver = await connect()
+    subject = driver.name()
+
+    async def answer(message):
+        await message.respond(b"yes")
+
+    await driver.subscribe(subject, answer)
+    reply = await driver.client.request(subject, b"?", timeout=5)
+    assert (reply.data, reply.headers) == (b"yes", None)
+    (asked,) = recorder.producers(1)
+    assert recorder.consumers(1)[0].parent.span_id == span_id(asked)
+    assert driver.errors == []
 
 
 async def test_nobody_there_is_an_error(connect, recorder):

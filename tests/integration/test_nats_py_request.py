@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 from opentelemetry import baggage, context, trace
@@ -10,7 +11,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import NoOpTracerProvider
 
 from otel_messaging import NatsPyInstrumentor
-from tests.support.nats_py import client, flushed, fresh, on_the_wire, traceparent, twice
+from tests.support.nats_py import client, flushed, fresh, on_the_wire, outcome, traceparent, twice
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
@@ -382,3 +383,31 @@ async def test_an_answer_that_fails_fails_as_before(instrument, recorder, nats_a
     assert traced == plain
     assert [span.status.status_code.name for span in recorder.consumers(2)] == ["ERROR", "ERROR"]
     assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+@pytest.mark.parametrize("headers", [None, {"kind": "order"}])
+async def test_a_context_that_the_library_cannot_send_back_is_left_out(connect, recorder, headers):
+    """The extra `fast-parse` makes lists of values; without us there would be none where the requester has none."""
+    from nats.aio.msg import Msg
+
+    @dataclass
+    class Listed(Msg):
+        def __post_init__(self):
+            if self.headers:
+                self.headers = {key: [value] for key, value in self.headers.items()}
+
+    driver = await connect()
+    driver.client.msg_class = Listed
+    subject = driver.name()
+
+    async def answer(message):
+        await message.respond(b"yes")
+
+    await driver.subscribe(subject, answer)
+    found = await outcome(lambda: driver.client.request(subject, headers=headers, timeout=0.1))
+    if headers is None:
+        assert (found.data, found.headers) == (b"yes", None)
+    else:
+        assert found[0].__name__ == "TimeoutError"  # as without us
+    recorder.consumers(1)
+    recorder.producers(1)

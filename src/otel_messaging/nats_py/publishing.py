@@ -9,7 +9,7 @@ from otel_messaging.core.safety import report
 from otel_messaging.core.state import find
 
 from .services import replied
-from .telling import NOTHING, Sent, Told, acknowledged, here, inherited, tell, telling
+from .telling import NOTHING, Told, acknowledged, here, inherited, tell, telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from otel_messaging.core.telemetry import Publication
 
     from .adapter import Nats
+    from .telling import Sent
 
 _TOO_LARGE = 10054  # JetStream's code for a message that crosses the limit of its stream
 
@@ -31,17 +32,13 @@ def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
         publication, sent = None, headers
         try:
             told = here() if telling.get() is not None else None
-            carrier = None if told is None else told.carries(subject)
-            if carrier is None:
-                known = (
-                    {"subject": subject, "payload": payload, "reply": reply, "headers": headers} if hooked else NOTHING
-                )
+            if told is not None:
+                sent = told.add(nats.client(self), subject, headers, payload)
+            else:
+                known = _arguments(subject, payload, reply, headers) if hooked else NOTHING
                 publication = nats.begin("publish", self, self, subject, payload, headers, known)
-                carrier = publication.carrier if publication is not None else NOTHING
-            if carrier:
-                sent = nats.client(self).add(subject, headers, carrier, payload)
-                if told is not None:
-                    told.sent = Sent(subject, payload, headers, sent)
+                if publication is not None and publication.carrier:
+                    sent = nats.client(self).add(subject, headers, publication.carrier, payload)
         except Exception as error:
             report("Client.publish", error)
         try:

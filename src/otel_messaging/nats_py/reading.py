@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.propagation import as_text
+from otel_messaging.core.propagation import as_text, fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,19 @@ def fold(headers: Any) -> dict[str, Any] | None:
         return {name.lower(): value for name, value in headers.items()}
     except (AttributeError, TypeError, ValueError):
         return None
+
+
+def sendable(headers: Any) -> Any:
+    """Headers that the library sends back to who has sent them, but for a context that it cannot send.
+
+    With its extra ``fast-parse`` it makes lists of values, which it then refuses. Without us there would be no context.
+    """
+    try:
+        ours = fields()
+        refused = {name for name, value in headers.items() if isinstance(value, list) and name.lower() in ours}
+    except (AttributeError, TypeError, ValueError):
+        return headers  # the library says itself what is wrong with them
+    return {name: value for name, value in headers.items() if name not in refused} or None if refused else headers
 
 
 def is_reply(subject: str, delivery: Delivery | None) -> bool:

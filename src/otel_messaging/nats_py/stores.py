@@ -77,9 +77,9 @@ class Stored(Told):
         self._reads = carries and verb.startswith("get")
         self._publication: Publication | None = publication
 
-    def carries(self, subject: Any) -> Mapping[str, str]:
+    def carries(self, subject: str) -> Mapping[str, str]:
         """The context goes into entries, and once into an object: not into its chunks, nor into questions."""
-        wanted = self.carrier and str(subject).startswith((_ENTRIES, _META.format(self._store.bucket)))
+        wanted = self.carrier and subject.startswith((_ENTRIES, _META.format(self._store.bucket)))
         return self.carrier if wanted else NOTHING
 
     def found(self, message: Any) -> None:

@@ -10,12 +10,15 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.safety import report
 from otel_messaging.core.telemetry import Failure
 
+from .reading import sendable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from otel_messaging.core.telemetry import Publication
 
     from .adapter import Nats
+    from .client import Client
 
 NOTHING: dict[str, Any] = {}
 Outcome = tuple[Failure | None, v.Facts]
@@ -54,7 +57,16 @@ class Told:
         self._task: Any = current_task()
         telling.set(self)
 
-    def carries(self, _subject: Any) -> Mapping[str, str]:
+    def add(self, client: Client, subject: str, headers: Any, payload: Any) -> Any:
+        """The headers of what it publishes, with those to add."""
+        carrier = self.carries(subject)
+        if not carrier:
+            return sendable(headers) if headers else headers
+        sent = client.add(subject, headers, carrier, payload)
+        self.sent = Sent(subject, payload, headers, sent)
+        return sent
+
+    def carries(self, _subject: str) -> Mapping[str, str]:
         """The headers to add to what it publishes to a subject."""
         return self.carrier
 
