@@ -168,9 +168,13 @@ async def test_subjects_that_differ_leave_the_wildcard_in_the_name(nats_address,
 
 
 @pytest.fixture
-def polled(application):
+def consumer(application):
+    return application.consumer()
+
+
+@pytest.fixture
+def polled(application, consumer):
     application.fill(b"one", b"two")
-    consumer = application.consumer()
     end = time.monotonic() + 8
     records = {}
     while not records and time.monotonic() < end:
@@ -201,3 +205,41 @@ def test_records_that_are_looped_over_inside_have_no_spans_of_their_own(polled, 
             for _ in records:
                 assert trace.get_current_span() is span
     assert [span.name.split()[0] for span in recorder.spans()] == ["receive", "batch_process"]
+
+
+def test_a_commit_is_an_event_of_the_batch(application, consumer, polled, recorder):
+    with process_batch(polled):
+        consumer.commit()
+    assert [name for name, _ in shape(recorder.span(f"batch_process {application.topic}"))["events"]] == ["commit"]
+
+
+@pytest.mark.parametrize("library", ["aio_pika"])
+async def test_acknowledgements_are_events_of_the_batch(connect, recorder):
+    driver = await connect()
+    destination = driver.name()
+    queue = await driver.listen(destination)
+    for _ in range(3):
+        await driver.publish(destination)
+    messages = [await queue.get(timeout=5) for _ in range(3)]
+    with process_batch(messages[:2]):
+        for message in messages:
+            await message.ack()
+    events = shape(recorder.span(f"batch_process {destination}"))["events"]
+    assert [name for name, _ in events] == ["ack", "ack"]
+
+
+async def test_what_jetstream_is_told_is_an_event_of_the_batch(nats_address, recorder, instrument):
+    instrument(NatsPyInstrumentor)
+    subject = nats_py.fresh()
+    async with nats_py.client(nats_address) as client:
+        jetstream = client.jetstream()
+        await jetstream.add_stream(name=subject, subjects=[subject])
+        for _ in range(2):
+            await jetstream.publish(subject, b"x")
+        subscription = await jetstream.pull_subscribe(subject, "readers")
+        messages = await subscription.fetch(2, timeout=5)
+        with process_batch(messages):
+            for message in messages:
+                await message.ack()
+        await jetstream.delete_stream(subject)
+    assert [name for name, _ in shape(recorder.span(f"batch_process {subject}"))["events"]] == ["ack", "ack"]

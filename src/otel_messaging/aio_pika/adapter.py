@@ -105,7 +105,7 @@ class AioPika:
         """The span of a message, while it is handled here."""
         identity = identify(message)
         delivery = self.telemetry.current_delivery(context)
-        while delivery is not None and delivery.message != identity:
+        while delivery is not None and not delivery.handles(identity):
             delivery = delivery.before()[1]  # one may be pulled while another is handled
         if delivery is None and self.pulled:
             pulled = self.pulled.get(identity)

@@ -95,6 +95,6 @@ def _encodable(value: Any) -> Any:
 
 def _concerns(message: Any) -> Any:
     def concerns(delivery: Delivery) -> bool:
-        return bool(delivery.message == identify(message))
+        return delivery.handles(identify(message))
 
     return concerns

@@ -22,9 +22,10 @@ def is_message(value: Any) -> bool:
 def read(pika: AioPika, message: Any) -> Incoming:
     """Read a message. It does not tell of its queue, but its channel knows what consumes it."""
     delivery = pika.delivery(message, get_current())
-    if delivery is not None:
+    if delivery is not None and not delivery.several:
         operation = delivery.operation
     else:
+        delivery = None
         operation = _source(pika, message).operation(message.exchange, message.routing_key)
     headers = fold(message.headers)
     return Incoming(

@@ -255,7 +255,8 @@ class Delivery(Running):
     """A message that the application is handling: its span, and how long its context is current.
 
     Attributes:
-        message: what tells this message from others, as the adapter chose it; None once it is handled.
+        message: what tells this message from others, as the adapter chose it; a list of that, where several are handled
+            at once; None once it is handled.
         done: whether the message is handled.
     """
 
@@ -320,6 +321,19 @@ class Delivery(Running):
     def failed(self) -> bool:
         """Whether that was seen."""
         return self._error is not None
+
+    @property
+    def several(self) -> bool:
+        """Whether it is the handling of several messages at once."""
+        return type(self.message) is list
+
+    def handles(self, message: Any) -> bool:
+        """Whether it is the handling of a message, or of several with this one among them.
+
+        Args:
+            message: what tells it from others.
+        """
+        return any(_same(one, message) for one in (self.message if self.several else (self.message,)))
 
     def untime(self) -> None:
         """The application says itself how long it handles the message: that is not recorded twice."""
@@ -632,7 +646,7 @@ class Telemetry:
             operation: what is the same for all messages that are handled so.
             facts: what is known of these.
             messages: the headers of each message, names in lower case. Each is linked, if they are several.
-            message: what tells it from others, for `Delivery.message`.
+            message: what tells it from others, for `Delivery.message`; a list of that, if they are several.
             context: the current context.
 
         Returns:
@@ -889,6 +903,11 @@ def handled_here() -> Delivery | None:
     """The message that is being handled in the current context, of whatever library, if anybody is told of it."""
     delivery = get_current().get(_DELIVERY)
     return delivery if isinstance(delivery, Delivery) and delivery._open and not delivery.done else None
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether a message is another, by what tells them from others: itself, or a tuple of what is equal."""
+    return one is other or (type(other) is tuple and bool(one == other))
 
 
 def _is_idle() -> bool:

@@ -70,7 +70,7 @@ class Nats:
         if context is None or not message.reply:
             return None
         delivery = self.telemetry.current_delivery(context)
-        while delivery is not None and delivery.message is not message:
+        while delivery is not None and not delivery.handles(message):
             delivery = delivery.before()[1]  # one may be pulled while another is handled
         if delivery is None and asked is not None:
             delivery = asked.find(message)

@@ -213,7 +213,8 @@ def _start_batch(source: _Source) -> Delivery | None:
     messages = source.read(adapter)
     operation = telemetry.prepared(v.BATCH_PROCESS, "batch_process", *_in_common(messages))
     facts = ((v.BATCH_COUNT, len(messages)), (v.BATCH_SIZE, sum(message.size for message in messages)))
-    delivery = telemetry.handle(operation, facts, [message.headers for message in messages], None, context)
+    headers, identities = [message.headers for message in messages], [message.identity for message in messages]
+    delivery = telemetry.handle(operation, facts, headers, identities, context)
     if delivery is not None:
         for some in source.lists:
             some.claim()
