@@ -12,17 +12,8 @@ from pathlib import Path
 import pytest
 
 from examples.demo.receiver import Receiver
+from tests.everywhere.support import CLIENTS, SDK, SERVERS, installed
 from tests.programs import PROGRAMS, ROOT, make_environment, run
-from tests.support import clients
-
-CLIENTS = ("kafka-python", "aio-pika", "nats-py")
-SDK = ("opentelemetry-sdk", "opentelemetry-distro", "opentelemetry-exporter-otlp-proto-http")
-SERVERS = ("gunicorn", "uvicorn", "uvicorn-worker", "uvloop", "gevent")
-
-
-def installed(*names):
-    """Requirements for the versions that this environment has, the oldest or the newest."""
-    return ["==".join(clients.installed(name)) for name in names]
 
 
 @pytest.fixture(scope="session")

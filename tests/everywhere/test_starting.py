@@ -95,3 +95,22 @@ def test_on_gevent_by_opentelemetry_instrument(start, python, expect_one_trace):
 def test_optimized_and_isolated_from_the_users_packages(start, python, expect_one_trace):
     """Without docstrings and assertions, which nothing may depend on."""
     expect_one_trace(start("", *instrumented(python), "-OO", "-s"))
+
+
+NAMES = "import sys; print(*sorted(name for name in sys.modules if name.startswith('otel_messaging.')))"
+CORE = {"instrumentor", "lazily", "rivals", "safety", "settings"}
+
+
+def test_a_program_that_uses_no_broker_imports_nothing_of_the_adapters(python, otlp):
+    done = run(*instrumented(python), "-c", NAMES, environ=otlp)
+    packages = {"_version", "core", *CLIENT, *(f"core.{name}" for name in CORE)}
+    assert (done.stdout.split(), done.stderr) == (sorted(f"otel_messaging.{name}" for name in packages), "")
+
+
+def test_a_program_imports_what_its_own_client_needs(python, otlp):
+    done = run(*instrumented(python), "-c", f"import nats\n{NAMES}", environ=otlp)
+    names = done.stdout.split()
+    assert "otel_messaging.nats_py.patches" in names
+    assert [
+        name for name in names if name.startswith(("otel_messaging.kafka_python.", "otel_messaging.aio_pika."))
+    ] == []
