@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -95,8 +96,9 @@ def test_a_record_that_is_too_large_fails_as_it_does_by_itself(application, reco
     assert "messaging.messages.dead_lettered" not in recorder.metrics()
 
 
-def test_brokers_without_headers_get_none(plain, monkeypatch):
-    plain.fill(b"hello")
+@pytest.mark.parametrize("headers", [[], [("tenant", b"acme")]])
+def test_brokers_without_headers_get_none(plain, monkeypatch, headers):
+    plain.fill(b"hello", headers=headers)
     record = first(plain)
     producer = plain.producer()
     sent = []
@@ -104,6 +106,14 @@ def test_brokers_without_headers_get_none(plain, monkeypatch):
     monkeypatch.setitem(producer.config, "api_version", (0, 10))  # there is no such broker any more
     dead_letter(record, ERROR, producer, "dead")
     assert sent == [("dead", {"value": b"hello", "key": None, "headers": []})]
+
+
+def test_what_stands_for_a_producer_in_a_test_gets_the_letter(plain):
+    plain.fill(b"hello", key=b"k")
+    producer = Mock()
+    future = dead_letter(first(plain), ERROR, producer, "dead", timestamp_ms=7)
+    assert future is producer.send.return_value
+    producer.send.assert_called_once_with("dead", value=b"hello", key=b"k", headers=told(plain), timestamp_ms=7)
 
 
 def test_the_trace_goes_on_from_a_list_of_records(application, recorder):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from unittest.mock import AsyncMock
 
 import pytest
+from nats.aio.msg import Msg
+from opentelemetry.trace import SpanKind
 
 from otel_messaging import NatsPyInstrumentor
 from otel_messaging.nats_py import dead_letter
@@ -36,12 +39,13 @@ async def fetched(jetstream, subject, durable=None):
 
 async def test_what_would_order_a_server_about_has_another_name(connect):
     driver = await connect()
-    jetstream, name = await stream(driver, "orders", "dead")
-    orders = {"Nats-Msg-Id": "m-1", "Nats-Expected-Stream": name, "Nats-Expected-Last-Sequence": "0", "tenant": "acme"}
+    jetstream, name = await stream(driver, "orders", "dead", "others")
+    await jetstream.publish(f"{name}.others", b"hello")
+    orders = {"Nats-Msg-Id": "m-1", "Nats-Expected-Stream": name, "Nats-Expected-Last-Sequence": "1", "tenant": "acme"}
     await jetstream.publish(f"{name}.orders", b"hello", headers=orders)
     message = await fetched(jetstream, f"{name}.orders")
     acknowledgement = await dead_letter(message, ERROR, jetstream, f"{name}.dead")
-    assert (acknowledgement.stream, acknowledgement.seq, acknowledgement.duplicate) == (name, 2, None)
+    assert (acknowledgement.stream, acknowledgement.seq, acknowledgement.duplicate) == (name, 3, None)
     letter = await fetched(jetstream, f"{name}.dead")
     headers = dict(letter.headers)
     assert headers.pop("traceparent")
@@ -49,10 +53,10 @@ async def test_what_would_order_a_server_about_has_another_name(connect):
         "tenant": "acme",
         "dead-letter-original-nats-msg-id": "m-1",
         "dead-letter-original-nats-expected-stream": name,
-        "dead-letter-original-nats-expected-last-sequence": "0",
+        "dead-letter-original-nats-expected-last-sequence": "1",
         "dead-letter-original-subject": f"{name}.orders",
         "dead-letter-original-stream": name,
-        "dead-letter-original-sequence": "1",
+        "dead-letter-original-sequence": "2",
         "dead-letter-error-type": "ValueError",
         "dead-letter-error": "out of stock",
     }
@@ -214,6 +218,33 @@ async def test_a_stream_of_advisories_is_a_queue_of_dead_letters(connect, record
     assert case.told(span.attributes) == {"stream": case.name, "consumer": "worker", "sequence": 1, "deliveries": 2}
     assert span.attributes["messaging.nats.stream"] == stored
     assert [event.name for event in span.events] == ["ack"]
+
+
+async def test_in_the_conventions_asking_for_an_advisory_is_a_call_too(connect, recorder, monkeypatch):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging")
+    driver = await connect()
+    case = await GivenUp().open(driver)
+    subscription = await driver.client.subscribe(case.subject)
+    await case.give_up()
+    await subscription.next_msg(timeout=5)
+    await subscription.unsubscribe()
+    assert [span.kind for span in recorder.spans() if case.subject in span.name] == [SpanKind.CLIENT, SpanKind.CONSUMER]
+
+
+async def test_what_stands_for_a_client_in_a_test_gets_the_letter():
+    publisher, message = AsyncMock(), Msg(None, subject="orders", data=b"hello", headers={"tenant": "acme"})
+    assert await dead_letter(message, ERROR, publisher, "dead", timeout=1) is publisher.publish.return_value
+    publisher.publish.assert_awaited_once_with(
+        "dead",
+        b"hello",
+        headers={
+            "tenant": "acme",
+            "dead-letter-original-subject": "orders",
+            "dead-letter-error-type": "ValueError",
+            "dead-letter-error": "out of stock",
+        },
+        timeout=1,
+    )
 
 
 @pytest.mark.parametrize(

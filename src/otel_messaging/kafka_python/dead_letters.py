@@ -57,7 +57,7 @@ def dead_letter(
 
 def _letters(record: Any, error: BaseException, producer: Any, headers: list[Any]) -> tuple[list[Any], ...]:
     """The headers to send, and those to send if they are too large."""
-    if not headers and producer.config["api_version"] < HEADERS_SINCE:
+    if not _takes_headers(producer):
         return ([],)
     kept = [(name, b"" if value is None else value) for name, value in headers]
     try:
@@ -72,6 +72,12 @@ def _letters(record: Any, error: BaseException, producer: Any, headers: list[Any
     except Exception as failure:
         report("dead_letter", failure)
         return (kept,)
+
+
+def _takes_headers(producer: Any) -> bool:
+    config = getattr(producer, "config", None)
+    version = config.get("api_version") if isinstance(config, dict) else None
+    return not isinstance(version, tuple) or version >= HEADERS_SINCE
 
 
 def _send(producer: Any, topic: str, record: Any, letters: tuple[list[Any], ...], options: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from otel_messaging.core.telemetry import Delivery
 
 
-def record_retry(retry: RetryCallState | RetryDetails) -> None:
+def record_retry(details: RetryCallState | RetryDetails) -> None:
     """Tell the span of the message that is being handled here that something is about to be tried again.
 
     An event ``retry_attempt`` has the number of the attempt and the type of the error that led to it, the attribute
@@ -32,13 +32,13 @@ def record_retry(retry: RetryCallState | RetryDetails) -> None:
         set_on_retry_hooks([*get_on_retry_hooks(), record_retry])
 
     Args:
-        retry: what either library tells its hooks.
+        details: what either library tells its hooks.
     """
     try:
         delivery = handled_here()
         telemetry = delivery.telemetry if delivery is not None else None
         if delivery is not None and telemetry is not None and telemetry.context() is not None:
-            number, error, again = _read(retry)
+            number, error, again = _read(details)
             _tell(delivery, number, error, again)
             if again:
                 telemetry.count(v.RETRIED, delivery.operation.destination, delivery.operation.facts, error)
