@@ -58,24 +58,52 @@ tell("parent" if child else "child")
 """
 
 
+@pytest.fixture
+def work(python, program, destination, environ):
+    """Run the program in two children of one parent, and end them after something else was done."""
+
+    def worked(method, meanwhile=lambda: None, **variables):
+        command = (*instrumented(python), FOLDER / "workers.py", method, FOLDER / program.file, destination)
+        with subprocess.Popen(
+            [str(part) for part in command],
+            env=environment_of({**environ, **variables}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                meanwhile()
+                out, err = process.communicate("", timeout=40)
+            finally:
+                process.kill()
+        assert (process.returncode, out, err) == (0, "hello traceparent\n" * 2, "")
+
+    return worked
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_multiprocessing(method, python, program, destination, environ, receiver):
-    command = (*instrumented(python), FOLDER / "workers.py", method, FOLDER / program.file, destination)
-    process = subprocess.Popen(
-        [str(part) for part in command],
-        env=environment_of({**environ, **OFTEN}),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            receiver.wait_for(lambda receiver: len(receiver.spans) >= 4 and len(counts(receiver)) >= 4, 30)
-            out, err = process.communicate("", timeout=20)
-        finally:
-            process.kill()
-    assert (process.returncode, out, err) == (0, "hello traceparent\n" * 2, "")
+def test_multiprocessing(method, work, destination, receiver):
+    def arrive():
+        receiver.wait_for(lambda receiver: len(receiver.spans) >= 4 and len(counts(receiver)) >= 4, 30)
+
+    work(method, arrive, **OFTEN)
+    expect_two_traces(receiver, destination)
+
+
+@pytest.mark.parametrize("program", ["kafka_python"], indirect=True)
+def test_forked_children_that_flush_at_their_end(work, destination, receiver):
+    work("fork", FLUSH="1")
+    expect_two_traces(receiver, destination)
+
+
+@pytest.mark.parametrize("program", ["kafka_python"], indirect=True)
+def test_spawned_children_flush_by_themselves(work, destination, receiver):
+    work("spawn")
+    expect_two_traces(receiver, destination)
+
+
+def expect_two_traces(receiver, destination):
     destinations = [f"{destination}-{number}" for number in range(2)]
     names = sorted(span.name for span in receiver.spans)
     assert names == [f"{verb} {name}" for verb in ("publish", "receive") for name in destinations]

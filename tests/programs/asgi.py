@@ -1,6 +1,6 @@
 """An ASGI application that has each request handled by way of NATS and RabbitMQ: `uvicorn asgi:app --workers 2`.
 
-Subjects and queues are named after the worker.
+Subjects and queues are named after the worker. With FLUSH it exports all before it ends.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import os
 
 import aio_pika
 import nats
+from flushing import flush
 
 
 class Worker:
@@ -60,6 +61,8 @@ async def live(receive, send):
             await worker.open()
         else:
             await worker.close()
+            if os.environ.get("FLUSH"):
+                flush()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

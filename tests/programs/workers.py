@@ -1,13 +1,16 @@
 """Run a program's `main` in two children: `python workers.py METHOD PROGRAM DESTINATION`; they end with our input.
 
-METHOD is one of `multiprocessing`'s: fork, spawn or forkserver.
+METHOD is one of `multiprocessing`'s: fork, spawn or forkserver. With FLUSH children export all before they end.
 """
 
 import asyncio
 import inspect
 import multiprocessing
+import os
 import runpy
 import sys
+
+from flushing import flush
 
 
 def work(program, destination, end):
@@ -15,6 +18,8 @@ def work(program, destination, end):
     if inspect.iscoroutine(result):
         asyncio.run(result)
     end.wait()
+    if os.environ.get("FLUSH"):
+        flush()
 
 
 def main(method, program, destination):
