@@ -198,6 +198,14 @@ def test_all_instrumentations_disabled(healthy):
     assert found["entry points that are on"][0] == "none of ours"
 
 
+def test_a_propagator_that_is_not_installed_stops_opentelemetry_but_not_the_doctor(healthy):
+    found = rows(environ={**healthy, "OTEL_PROPAGATORS": "b33"})
+    assert found["propagators"][0] == "'b33' is not installed: OpenTelemetry does not even start (OTEL_PROPAGATORS)"
+    assert found["messaging-nats-py"][0] == "does not load"
+    assert "clients" not in found
+    assert found["SDK"][0] == "none"
+
+
 def test_metrics_need_not_be_exported(healthy):
     assert problems(rows(environ={**healthy, "OTEL_METRICS_EXPORTER": "none"})) == {}
 

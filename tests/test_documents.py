@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 import otel_messaging
+from otel_messaging.core import settings
+from tests.support import settings_page
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "entry_points.md").read_text()
 INSTRUMENTORS = {
     kind.entry_point: kind
-    for name, kind in vars(otel_messaging).items()
-    if name in otel_messaging.__all__ and name.endswith("Instrumentor")
+    for kind in (getattr(otel_messaging, name) for name in otel_messaging.__all__ if name.endswith("Instrumentor"))
 }
 
 
@@ -87,3 +89,14 @@ def test_links_lead_somewhere():
             path, _, anchor = target.partition("#")
             headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), flags=re.MULTILINE)
             assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+def test_the_table_of_settings_is_that_of_the_code():
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        settings_page.PAGE.write_text(settings_page.page())
+    assert settings_page.PAGE.read_text() == settings_page.page()
+
+
+def test_every_setting_is_explained():
+    explained = re.findall(r"^### (\w+)$", settings_page.PAGE.read_text(), flags=re.MULTILINE)
+    assert explained == list(settings.NAMES)

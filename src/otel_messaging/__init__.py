@@ -3,13 +3,20 @@
 from typing import TYPE_CHECKING
 
 from ._version import __version__
-from .aio_pika import AioPikaInstrumentor
 from .core.lazily import exports
-from .kafka_python import KafkaPythonInstrumentor
-from .nats_py import NatsPyInstrumentor
 
 if TYPE_CHECKING:
+    from .aio_pika import AioPikaInstrumentor
     from .core.telemetry import PublishRequest
+    from .kafka_python import KafkaPythonInstrumentor
+    from .nats_py import NatsPyInstrumentor
 
 __all__ = ["AioPikaInstrumentor", "KafkaPythonInstrumentor", "NatsPyInstrumentor", "PublishRequest", "__version__"]
-__getattr__ = exports(__name__, PublishRequest="core.telemetry")
+# The doctor lies in this package, and has to start where OpenTelemetry does not.
+__getattr__ = exports(
+    __name__,
+    AioPikaInstrumentor="aio_pika",
+    KafkaPythonInstrumentor="kafka_python",
+    NatsPyInstrumentor="nats_py",
+    PublishRequest="core.telemetry",
+)

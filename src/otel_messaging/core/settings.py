@@ -20,9 +20,9 @@ class Settings(NamedTuple):
 
     Attributes:
         vocabulary: ``guide``, ``semconv`` or ``both``, from ``OTEL_SEMCONV_STABILITY_OPT_IN``.
-        consumer_parent: ``message`` or ``ambient``: what a consumer span is the child of; by vocabulary if not set.
+        consumer_parent: what a consumer span is the child of: the ``message``, or the ``ambient`` span around the call.
         process_spans: whether a consumer span lasts until the message is handled, or only until it is handed over.
-        settle: ``event``, ``span`` or ``off``: how acknowledgements appear; by vocabulary if not set.
+        settle: how acknowledgements appear.
         metrics: whether messages are counted and timed.
         queue_time: whether to record how long a message has waited at the broker, where its timestamp tells.
         lag: whether to record how many messages were waiting behind a message, where the client knows.
@@ -67,20 +67,26 @@ def _globs(value: Any) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
-_PARSERS: dict[str, Callable[[Any], Any]] = {
-    "consumer_parent": _choice("message", "ambient"),
-    "process_spans": _switch,
-    "settle": _choice("event", "span", "off"),
-    "metrics": _switch,
-    "queue_time": _switch,
-    "lag": _switch,
-    "store_context": _switch,
-    "excluded_destinations": _globs,
-    "capture_headers": _globs,
+# What each takes, in words, and what reads it.
+_PARSERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "consumer_parent": ("`message` or `ambient`", _choice("message", "ambient")),
+    "process_spans": ("`true` or `false`", _switch),
+    "settle": ("`event`, `span` or `off`", _choice("event", "span", "off")),
+    "metrics": ("`true` or `false`", _switch),
+    "queue_time": ("`true` or `false`", _switch),
+    "lag": ("`true` or `false`", _switch),
+    "store_context": ("`true` or `false`", _switch),
+    "excluded_destinations": ("globs, separated by commas", _globs),
+    "capture_headers": ("globs, separated by commas", _globs),
 }
 
 NAMES = tuple(_PARSERS)
 """The settings that are keyword arguments of ``instrument()`` too."""
+
+
+def takes(name: str) -> str:
+    """The values that a setting takes, in words."""
+    return _PARSERS[name][0]
 
 
 def variable(name: str) -> str:
@@ -117,7 +123,7 @@ def read(
     values, origins = _defaults(_vocabulary(environ.get(OPT_IN, ""))), {}
     if values["vocabulary"] != "guide":
         origins["vocabulary"] = OPT_IN
-    for name, parse in _PARSERS.items():
+    for name, (_, parse) in _PARSERS.items():
         for source, value in ((variable(name), environ.get(variable(name))), (name, arguments.get(name))):
             if value is None or value == "":
                 continue

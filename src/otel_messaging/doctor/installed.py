@@ -137,7 +137,7 @@ def clients(environ: Mapping[str, str]) -> Section:
     ]
     if not points:
         rows.append(Row("entry points", "none of ours are found", install(OURS, "--force-reinstall")))
-    elif not any(_is_installed(kind) for kind in filter(None, map(_load, points))):
+    elif not any(kind is None or _is_installed(kind) for kind in map(_load, points)):
         rows.append(Row("clients", "none is installed for this interpreter", _right_one()))
     return Section("Clients", tuple(rows))
 
