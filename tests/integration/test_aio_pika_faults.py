@@ -97,6 +97,23 @@ class Program:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.001)
 
+    async def loop(self, count):
+        """With a connection for each: a robust one restores the consumers of iterators that were left."""
+        while len(self.handled) < count:
+            with contextlib.suppress(*LOST):
+                async with await aio_pika.connect(self.address) as connection:
+                    await self.loop_once(await connection.channel(), count)
+            await asyncio.sleep(0.05)
+
+    async def loop_once(self, channel, count):
+        await channel.set_qos(prefetch_count=10)
+        queue = await channel.get_queue(self.queue.name)
+        async with queue.iterator() as messages:
+            async for message in messages:
+                await asyncio.wait_for(self.handle(message), 5)
+                if len(self.handled) == count:
+                    break
+
 
 COUNT = 150
 
@@ -109,7 +126,7 @@ async def consumed_by(program, way):
     return asyncio.create_task(getattr(program, way)(COUNT))
 
 
-@pytest.mark.parametrize("way", ["callback", "get"])
+@pytest.mark.parametrize("way", ["callback", "get", "loop"])
 async def test_a_broker_that_restarts_costs_no_span_and_no_message(rabbitmq, instrument, recorder, way):
     instrument(AioPikaInstrumentor)
     async with Program(rabbitmq.address) as program:
@@ -182,6 +199,22 @@ async def test_a_get_that_the_connection_breaks_off_is_an_error(wired, recorder)
         wired.resume()
         (span,) = recorder.spans(f"receive {program.queue.name}")
         assert shape(span)["status"] == ("ERROR", str(caught.value))
+
+
+async def test_a_publish_while_there_is_no_connection_still_names_its_server(wired, recorder):
+    async with Program(wired.address) as program:
+        exchange, port = program.channel.default_exchange, int(wired.address.rsplit(":")[-1].strip("/"))
+        wired.refuse()
+        for number in range(2):
+            with contextlib.suppress(*LOST):
+                await asyncio.wait_for(exchange.publish(Message(b""), f"key-{number}"), 0.3)
+            await asyncio.sleep(0.05)
+        await wired.accept()
+        await asyncio.wait_for(program.again.wait(), 10)
+    for number in range(2):
+        attributes = recorder.span(f"publish key-{number}").attributes
+        assert (attributes["server.address"], attributes["server.port"]) == ("127.0.0.1", port)
+        assert "error.type" in attributes
 
 
 async def test_a_call_that_the_connection_breaks_off_is_an_error(wired, recorder):

@@ -53,14 +53,14 @@ class Program:
 
     async def run(self):
         """Handle all messages."""
-        self.connection = await aio_pika.connect_robust(self.address, reconnect_interval=0.1)
-        self.connection.reconnect_callbacks.add(lambda *_: self.over.set())
         await self.open()
         for number in range(COUNT):
             await self.channel.default_exchange.publish(Message(b"%d" % number), self.name)
         await asyncio.wait_for(getattr(self, self.way)(), 30)
 
     async def open(self):
+        self.connection = await aio_pika.connect_robust(self.address, reconnect_interval=0.1)
+        self.connection.reconnect_callbacks.add(lambda *_: self.over.set())
         self.channel = await self.connection.channel()
         await self.channel.set_qos(prefetch_count=1)
         self.queue = await self.channel.declare_queue(self.name, durable=True)
@@ -102,13 +102,12 @@ class Program:
                         if len(self.settled) == COUNT:
                             break
             except LOST:
-                await asyncio.sleep(0.2)  # up to aio-pika 9.4, a channel that is closed while it is restored comes back
                 await self.again()
 
     async def again(self):
-        """On a new channel: the old one restores the consumer of the iterator that was left."""
+        """Anew: the library restores the consumer of the iterator that was left, which would keep its messages."""
         with contextlib.suppress(*LOST):
-            await self.channel.close()
+            await asyncio.wait_for(self.connection.close(), 5)
         with contextlib.suppress(*LOST):
             await asyncio.wait_for(self.open(), 5)
 

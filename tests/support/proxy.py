@@ -52,6 +52,16 @@ class Proxy:
         while self._writers:
             self._writers.pop().transport.abort()
 
+    def refuse(self) -> None:
+        """Break all connections, and take no new ones."""
+        self._port = self._server.sockets[0].getsockname()[1]
+        self._server.close()
+        self.cut()
+
+    async def accept(self) -> None:
+        """Take connections again."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+
     async def _accept(self, reader, writer):
         from_broker, to_broker = await asyncio.open_connection(self._url.hostname, self._url.port or 5672)
         self._writers += [writer, to_broker]
