@@ -48,11 +48,19 @@ class Cell:
     def read(self, report: Path) -> None:
         """Read pytest's report in the format of JUnit."""
         for case in ET.parse(report).iter("testcase"):
-            reason = case.find("skipped")
+            skipped = case.find("skipped")
             broken = case.find("failure") is not None or case.find("error") is not None
-            self.count["failed" if broken else "passed" if reason is None else "skipped"] += 1
-            if reason is not None and not broken:
-                self.skipped[reason.get("message", "")] += 1
+            self.count["failed" if broken else "passed" if skipped is None else "skipped"] += 1
+            if skipped is not None and not broken:
+                self.skipped[why(skipped)] += 1
+
+
+def why(skipped: ET.Element) -> str:
+    """The reason why a test was skipped, or a whole file."""
+    message = skipped.get("message", "")
+    if message != "collection skipped":
+        return message
+    return (skipped.text or message).rpartition("Skipped: ")[2].strip("')")
 
 
 CELLS: dict[str, Cell] = {}
