@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 
 import pytest
 from opentelemetry import context, trace
@@ -368,6 +369,21 @@ async def test_the_end_of_a_watcher_ends_the_update(connect, recorder, how):
     recorder.consumers(1)
     with contextlib.suppress(asyncio.TimeoutError):
         await watcher.updates(timeout=0.01)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+@pytest.mark.skipif(VERSION < (2, 9), reason="the client kept what had unsubscribed")
+async def test_a_watcher_that_nobody_has_any_more_ends_its_update(connect, recorder):
+    driver = await connect()
+    bucket = await keys_of(driver.client)
+    watcher = await bucket.watchall()
+    await bucket.put("name", b"")
+    await watched(watcher, 1)
+    await watcher._sub.unsubscribe()
+    await asyncio.sleep(0.02)  # the task of the subscription ends
+    del watcher
+    gc.collect()
+    recorder.consumers(1)
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 

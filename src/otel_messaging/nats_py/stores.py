@@ -232,6 +232,12 @@ class Watched:
         """The watcher is stopped, perhaps in another task."""
         self.shared.close()
 
+    def __del__(self) -> None:
+        try:
+            self.close()  # nobody has stopped it, and nobody has it any more
+        except Exception as error:
+            report("letting go of a watcher", error)
+
 
 def _mark(message: Any) -> Any:
     """What tells the update that a message is made into from others: a revision, or the parts of an object's state."""
