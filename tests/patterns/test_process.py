@@ -193,7 +193,7 @@ async def test_a_bounded_pool_of_tasks_gives_each_message_both_spans_with_true_d
         siblings = [span for span in recorder.spans() if span.parent and span.parent.span_id == span_id(published)]
         assert sorted(span.name for span in siblings) == [f"process {destination}", f"receive {destination}"]
         (handled,) = [span for span in siblings if span.name == f"process {destination}"]
-        assert 0.045 < (handled.end_time - handled.start_time) / 1e9 < 1
+        assert 0.045 < (handled.end_time - handled.start_time) / 1e9 < 10
 
 
 async def test_a_handler_is_decorated(receive, recorder):
@@ -471,7 +471,7 @@ def test_durations_are_of_the_handling(recorder, nats_address, instrument):
     instrument(NatsPyInstrumentor)
     with process(HEADERS, destination="orders", system="nats"):
         time.sleep(0.02)
-    assert 20 <= recorder.sums()["messaging.processing.duration"] < 1000
+    assert 20 <= recorder.sums()["messaging.processing.duration"] < 10_000
 
 
 def test_blocks_of_several_messages_may_be_left_in_any_order(recorder, instrument):
