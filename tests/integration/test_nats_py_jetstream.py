@@ -529,6 +529,31 @@ async def test_messages_are_told_of_whatever_the_prefix(instrument, recorder, hu
     assert [event.name for event in recorder.span("receive told").events] == ["ack"]
 
 
+@SILENT
+async def test_stores_are_told_of_by_their_calls_alone_whatever_the_prefix(instrument, recorder, hub, where):
+    """Watchers have consumers, questions and inboxes of their own, here with a prefix that the application chose."""
+    instrument(NatsPyInstrumentor)
+    context = {"default": {}, "domain": {"domain": "hub"}, "prefix": {"prefix": "custom.api"}}[where]
+    async with client(hub.address, inbox_prefix=b"_mine") as connection:
+        commands = on_the_wire(connection)
+        jetstream = connection.jetstream(**context)
+        bucket = await jetstream.create_key_value(bucket="TOLD", storage="memory")
+        watcher = await bucket.watchall()
+        await bucket.put("name", b"x")
+        await bucket.keys()
+        while await watcher.updates(timeout=5) is None:
+            pass
+        await watcher.stop()
+        store = await jetstream.create_object_store("TOLD")
+        await store.put("name", b"x")
+        await store.get("name")
+        await jetstream.delete_object_store("TOLD")
+        await jetstream.delete_key_value("TOLD")
+    names = ["put", "keys", "process", "put", "get"]
+    assert [span.name for span in recorder.spans()] == [f"{name} TOLD" for name in names]
+    assert not any(b"traceparent" in command for command in commands)
+
+
 async def test_a_publish_right_after_a_question_is_told_of(connect, recorder):
     """Also when the question has failed."""
     from nats.js.errors import NotFoundError
