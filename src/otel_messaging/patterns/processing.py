@@ -136,7 +136,9 @@ def process(message: Any, /, *, destination: str | None = None, system: str | No
         async def handle(message): ...
 
     The message's own context is the span's parent, so that the span is beside the ``receive`` span and not below it;
-    in the OpenTelemetry conventions the span around it is, as everywhere. Nothing is counted but how long it took.
+    in the OpenTelemetry conventions the span around it is, as everywhere. Nothing is counted but how long it took. This
+    is the guide's chapter 7.1, and the "process" span of
+    https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
 
     Args:
         message: a ``ConsumerRecord`` of kafka-python, an ``IncomingMessage`` of aio-pika, a ``Msg`` of nats-py; its
@@ -163,7 +165,8 @@ def process_batch(
 
     The first message's context is its parent; in the OpenTelemetry conventions that is the span around it, if any. The
     span has the number of messages, their total size, and what else they have in common. A list that ``poll`` or
-    ``fetch`` has returned can be looped over inside: its messages have no spans of their own then.
+    ``fetch`` has returned can be looped over inside: its messages have no spans of their own then. This is the guide's
+    chapter 8.
 
     Args:
         messages: of one library, as `process` takes them: a list, or what ``KafkaConsumer.poll`` returns. Of an empty
