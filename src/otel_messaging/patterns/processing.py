@@ -63,8 +63,12 @@ class Processing:
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         delivery, self._delivery = self._delivery, None
-        if delivery is not None:
+        if delivery is None:
+            return
+        try:
             delivery.end(None if isinstance(error, GeneratorExit) else error)  # a generator was left, as by `break`
+        except Exception as failure:
+            safety.report("process", failure)
 
     async def __aenter__(self) -> Span:
         return self.__enter__()
