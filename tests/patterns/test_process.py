@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import inspect
 import multiprocessing
+import subprocess
 import sys
 import threading
 import time
@@ -485,3 +486,21 @@ def test_blocks_of_several_messages_may_be_left_in_any_order(recorder, instrumen
         first.__exit__(None, None, None)
         assert trace.get_current_span().name == "process second"
     assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_no_client_library_is_imported():
+    program = """
+import sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from otel_messaging.patterns import batch_publish, process, process_batch
+
+trace.set_tracer_provider(TracerProvider())
+for system in ("kafka", "rabbitmq", "nats"):
+    named = {"destination": "orders", "system": system}
+    for block in process({}, **named), process_batch([{}], **named), batch_publish("orders", system=system):
+        with block as span:
+            assert span.is_recording()
+assert {"kafka", "aio_pika", "aiormq", "nats"}.isdisjoint(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
