@@ -87,6 +87,19 @@ def wrap_request(nats: Nats, request: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def _begin(
+    nats: Nats, jetstream: Any, subject: Any, payload: Any, stream: Any, headers: Any, others: dict[str, Any]
+) -> Publication | None:
+    """Begin to publish to a stream; None inside a call that is told of already."""
+    try:
+        if inherited() is None:
+            arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **others}
+            return nats.begin("publish", jetstream, jetstream._nc, subject, payload, headers, arguments)
+    except Exception as error:
+        report("JetStreamContext.publish", error)
+    return None
+
+
 def wrap_jetstream_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
     """`JetStreamContext.publish` is a request that the stream answers with an acknowledgement."""
 
@@ -100,13 +113,7 @@ def wrap_jetstream_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        publication = None
-        try:
-            if inherited() is None:
-                arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **kwargs}
-                publication = nats.begin("publish", self, self._nc, subject, payload, headers, arguments)
-        except Exception as error:
-            report("JetStreamContext.publish", error)
+        publication = _begin(nats, self, subject, payload, stream, headers, kwargs)
         call = partial(publish, self, subject, payload, timeout, stream, headers, *args, **kwargs)
         return await tell(publication, partial(_fit, self._nc, call), acknowledged)
 
@@ -153,13 +160,7 @@ def wrap_publish_async(nats: Nats, publish: Callable[..., Any]) -> Callable[...,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        publication = None
-        try:
-            if inherited() is None:
-                arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **kwargs}
-                publication = nats.begin("publish", self, self._nc, subject, payload, headers, arguments)
-        except Exception as error:
-            report("JetStreamContext.publish_async", error)
+        publication = _begin(nats, self, subject, payload, stream, headers, kwargs)
         if publication is None:
             return await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
         told = Told(publication.carrier)

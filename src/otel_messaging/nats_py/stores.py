@@ -19,6 +19,7 @@ from otel_messaging.core.scope import Shared
 from otel_messaging.core.state import find, keep
 
 from .client import Client
+from .looping import loops
 from .reading import fold, split_reply
 from .telling import NOTHING, Told, inherited, telling, wrap_silently
 
@@ -306,21 +307,6 @@ def wrap_update(nats: Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def wrap_watcher(nats: Nats, iterate: Callable[..., Any]) -> Callable[..., Any]:
-    """`async for` gets an iterator of its own, which it lets go of when the loop is left."""
-
-    def wrapper(self: Any) -> Any:
-        iterator = iterate(self)
-        try:
-            if nats.telemetry.enabled and iterator is self and inherited() is None:
-                return keep(self, nats.telemetry, Watched).shared.loop(self)
-        except Exception as error:
-            report("a watcher's updates", error)
-        return iterator
-
-    return wrapper
-
-
 def wrap_stop(_nats: Nats, stop: Callable[..., Any]) -> Callable[..., Any]:
     """A watcher is stopped: its last update is handled."""
 
@@ -362,7 +348,7 @@ OBJECTS: dict[str, Any] = {
 WATCHERS: dict[str, Any] = {
     "updates": wrap_update,
     "__anext__": wrap_update,
-    "__aiter__": wrap_watcher,
+    "__aiter__": loops(Watched),
     "stop": wrap_stop,
 }
 """The methods of watchers, which both have."""

@@ -11,6 +11,7 @@ from otel_messaging.core.scope import Shared, handle
 from otel_messaging.core.state import find, keep
 
 from .client import Client
+from .looping import loops
 from .reading import consumed_from, subscribed
 from .stores import watching
 
@@ -91,6 +92,9 @@ def wrap_subscribe_bind(nats: Nats, bind: Callable[..., Any]) -> Callable[..., A
     return wrapper
 
 
+wrap_aiter = loops(_Iterated)
+
+
 def wrap_anext(nats: Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
     """`async for` over `Subscription.messages`: a message is handled until the next is asked for."""
 
@@ -105,21 +109,6 @@ def wrap_anext(nats: Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             report("Subscription.messages", error)
         return message
-
-    return wrapper
-
-
-def wrap_aiter(nats: Nats, iterate: Callable[..., Any]) -> Callable[..., Any]:
-    """`async for` gets an iterator of its own, which it lets go of when the loop is left."""
-
-    def wrapper(self: Any) -> Any:
-        iterator = iterate(self)
-        try:
-            if nats.telemetry.enabled and iterator is self:
-                return keep(self, nats.telemetry, _Iterated).shared.loop(self)
-        except Exception as error:
-            report("Subscription.messages", error)
-        return iterator
 
     return wrapper
 
