@@ -286,6 +286,7 @@ for _ in range(5):
 KafkaPythonInstrumentor().uninstrument()
 producer = KafkaProducer(bootstrap_servers=address, linger_ms=30_000)
 KafkaPythonInstrumentor().instrument()
+another = KafkaProducer(bootstrap_servers=address)
 for _ in range(5):
     producer.send(topic, b"v")
 """,
@@ -329,12 +330,17 @@ def run(body, *arguments):
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
+IMPATIENT_AT_EXIT = {"without close", "with work in flight", "of a producer made before it was instrumented"}
+
+
 @pytest.mark.parametrize("way", PROGRAMS)
 def test_a_program_that_ends_has_told_every_span(kafka_address, way):
     topic = f"exit-{os.urandom(6).hex()}"
     spans, said = run(PROGRAMS[way], kafka_address, topic)
     assert [span["name"] for span in spans] == [f"publish {topic}"] * 5
     assert len({span["context"]["span_id"] for span in spans}) == 5
+    if VERSION >= (3,) or way not in IMPATIENT_AT_EXIT:
+        assert {span["status"]["status_code"] for span in spans} == {"OK"}
     assert "tracing this call failed" not in said
     assert said == "" or (2, 1) <= VERSION < (3,)  # these versions complain that they cannot flush at exit
 
@@ -367,6 +373,25 @@ producer.send(topic, b"v")
     assert [span["status"]["status_code"] for span in spans] == ["OK", "ERROR"]
     assert spans[1]["attributes"]["error.type"] in GIVEN_UP
     assert "tracing this call failed" not in said
+
+
+def test_a_program_that_ends_before_a_commit_is_answered_tells_so(kafka_address):
+    topic = f"exit-{os.urandom(6).hex()}"
+    spans, _ = run(
+        """
+KafkaPythonInstrumentor().uninstrument()
+KafkaPythonInstrumentor().instrument(settle="span")
+from kafka.future import Future
+consumer = KafkaConsumer(bootstrap_servers=address, group_id="readers", enable_auto_commit=False)
+consumer.assign([TopicPartition(topic, 0)])
+consumer._coordinator.commit_offsets_async = lambda *args, **kwargs: Future()
+consumer.commit_async()
+""",
+        kafka_address,
+        topic,
+    )
+    assert [span["name"] for span in spans] == [f"commit_async {topic}"]
+    assert spans[0]["attributes"]["error.type"] == "consumer_closed"
 
 
 def test_a_program_that_ends_in_a_loop_has_told_the_record(kafka_address):

@@ -8,6 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import forking
+from otel_messaging.core.safety import report
 from otel_messaging.core.state import keep
 
 from .consumer import Consumer
@@ -16,9 +17,15 @@ from .producer import Producer
 if TYPE_CHECKING:
     from otel_messaging.core.telemetry import Operation, Telemetry
 
+_MADE = "_otel_messaging_made"
+
 
 class Kafka:
     """Reads kafka-python's objects for the telemetry of one instrumentor.
+
+    A producer flushes in an exit handler of its own, and handlers run last in, first out. So what is on its way ends in
+    `abandon`, registered before the first producer is made. A producer that was made before it was instrumented flushes
+    after that: it ends what is on its way itself, when its handler has closed it.
 
     Attributes:
         leaving: whether the interpreter exits.
@@ -29,28 +36,31 @@ class Kafka:
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
         self._adding = threading.Lock()
-        self._watching = False
-        self.leaving: bool | None = None  # until there is a producer that could be left
+        self._registered: set[str] = set()
+        self.leaving = False
+        forking.watch(self)
 
-    def watch(self) -> None:
-        """End what is still on its way when the interpreter exits.
-
-        Called before a producer is made: exit handlers run last in, first out, so that the producer, which flushes in
-        its own, comes first, and a tracer provider made earlier can still export.
-        """
-        if not self._watching:
-            self._watching = True
-            atexit.register(_at_exit, weakref.ref(self))
-            forking.watch(self)
+    def making(self, producer: Any) -> None:
+        """A producer is about to be made."""
+        producer.__dict__[_MADE] = self.telemetry
+        self._at_exit("abandon")
 
     def disown(self) -> None:
         """In a forked child, which has no sender thread: what its parent sent is its parent's."""
-        for producer in self.producers():
+        for producer in self._producers:
             producer.pending.clear()
 
-    def producers(self) -> list[Producer]:
-        """The producers that have sent something and are still there."""
-        return list(self._producers)
+    def abandon(self) -> None:
+        """The interpreter exits: nothing will be heard of what is on its way, unless a producer has yet to flush."""
+        for producer in self._producers:
+            if producer.flushes_first:
+                producer.abandon()
+        for consumer in self._consumers:
+            consumer.abandon()
+
+    def leave(self) -> None:
+        """The interpreter exits."""
+        self.leaving = True
 
     def producer(self, producer: Any) -> Producer:
         """What is kept for a producer."""
@@ -68,27 +78,29 @@ class Kafka:
     def add_producer(self, telemetry: Telemetry, producer: Any) -> Producer:
         """What is to be kept for a producer."""
         state = Producer(telemetry, producer)
-        self._producers.add(state)
-        if self.leaving is None:
-            # A producer made before it was instrumented flushes in an exit handler that runs after all of ours.
-            self.leaving = False
-            atexit.register(_leave, weakref.ref(self))
+        state.flushes_first = producer.__dict__.get(_MADE) is telemetry
+        self._at_exit("leave")
+        with self._adding:  # to another set: threads may be looking at this one
+            self._producers = weakref.WeakSet((*self._producers, state))
         return state
 
     def _add_consumer(self, telemetry: Telemetry, consumer: Any) -> Consumer:
         state = Consumer(telemetry, consumer)
-        with self._adding:  # to another set: threads may be looking at this one
+        self._at_exit("abandon")
+        with self._adding:  # as above
             self._consumers = weakref.WeakSet((*self._consumers, state))
         return state
 
+    def _at_exit(self, method: str) -> None:
+        if method not in self._registered:
+            self._registered.add(method)
+            atexit.register(_call, weakref.ref(self), method)
 
-def _leave(adapter: weakref.ref[Kafka]) -> None:
+
+def _call(adapter: weakref.ref[Kafka], method: str) -> None:
     kafka = adapter()
     if kafka is not None:
-        kafka.leaving = True
-
-
-def _at_exit(adapter: weakref.ref[Kafka]) -> None:
-    kafka = adapter()
-    for producer in kafka.producers() if kafka is not None else ():
-        producer.abandon()
+        try:
+            getattr(kafka, method)()
+        except Exception as error:
+            report("leaving the interpreter", error)

@@ -38,6 +38,7 @@ class Producer:
         measures: whether the size of a value is known before it is sent.
         acknowledges_offsets: whether the broker tells offsets: without acknowledgement they are made up.
         places: what an acknowledgement tells of where a record has gone to, by topic and partition.
+        flushes_first: whether the producer, when the interpreter exits, flushes before what is on its way is given up.
     """
 
     def __init__(self, telemetry: Telemetry, producer: Any) -> None:
@@ -46,6 +47,7 @@ class Producer:
         self.measures = producer.config["value_serializer"] is None
         self.acknowledges_offsets = producer.config["acks"] != 0
         self.places: Cache[Any, v.Facts] = Cache()
+        self.flushes_first = False
         self._serializes_keys = producer.config["key_serializer"] is not None
         self._carries_headers = producer.config["api_version"] >= HEADERS_SINCE
         # Of lists, since 2.1, which is also since when a client knows its cluster's id: until then the library refuses.
@@ -248,7 +250,10 @@ def wrap_init(kafka: Kafka, init: Callable[..., Any]) -> Callable[..., Any]:
     """`KafkaProducer.__init__` registers an exit handler that flushes; ours has to run after it."""
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        kafka.watch()
+        try:
+            kafka.making(self)
+        except Exception as error:
+            report("KafkaProducer.__init__", error)
         return init(self, *args, **kwargs)
 
     return wrapper
