@@ -417,7 +417,7 @@ class Telemetry:
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
         meter = metrics.get_meter(scope, __version__, meter_provider, schema)
         self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
-        self._prepared: Cache[tuple[str, v.Destination, v.Facts], Operation] = Cache()
+        self._prepared: Cache[tuple[Any, ...], Operation] = Cache()
         forking.watch(self)
 
     def disown(self) -> None:
@@ -484,7 +484,7 @@ class Telemetry:
 
     def prepared(self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts) -> Operation:
         """The same, kept for those who ask again."""
-        key = (verb, destination, facts)
+        key = (action.operation, action.type, action.word, verb, destination, facts)  # cheaper than the action's hash
         return self._prepared.get(key) or self._prepared.put(key, self.operation(action, verb, destination, facts))
 
     def publish(
