@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import ssl
 import subprocess
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -90,3 +92,14 @@ async def test_messages_over_a_websocket_are_told_of(instrument, recorder):
         async with client(f"ws://127.0.0.1:{port}") as connection:
             subject = await exchange(connection)
             check(recorder, subject, port)
+
+
+@pytest.mark.parametrize(
+    ("address", "port"), [("ws://127.0.0.1", 80), ("wss://127.0.0.1", 443), ("wss://[::1]:8443", 8443)]
+)
+async def test_a_websocket_without_a_port_is_at_the_usual_one(instrument, recorder, nats_address, address, port):
+    instrument(NatsPyInstrumentor)
+    async with client(nats_address) as connection:
+        connection._current_server = dataclasses.replace(connection._current_server, uri=urlsplit(address))
+        await connection.publish(fresh())
+    assert recorder.producers(1)[0].attributes["server.port"] == port

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _HEADER_OVERHEAD = len("NATS/1.0\r\n\r\n")
+_PORTS = {"ws": 80, "wss": 443}  # where the address names none; to others the library adds one
 _USUAL = {"traceparent"}
 _ROOM = 100  # bytes that this alone takes, and some
 _LINE_OVERHEAD = len(": \r\n")
@@ -119,7 +120,7 @@ class Client:
             self._facts = (
                 (v.SYSTEM, "nats"),
                 (v.SERVER_ADDRESS, uri.hostname if uri is not None else None),
-                (v.SERVER_PORT, uri.port if uri is not None else None),
+                (v.SERVER_PORT, uri.port or _PORTS.get(uri.scheme) if uri is not None else None),
                 (v.CLIENT_ID, None if number is None else str(number)),
             )
         return self._facts
