@@ -46,6 +46,10 @@ lint: .venv/ready ## Check style, format and types
 bench: .venv/ready rabbitmq ## Measure what the package adds to each call, on real brokers
 	.venv/bin/python -m benchmarks $(ARGS)
 
+.PHONY: bench-startup
+bench-startup: .venv/ready ## Measure what the package adds to the start of a program
+	.venv/bin/python -m benchmarks.startup
+
 .PHONY: bench-quick
 bench-quick: .venv/ready ## Count the instructions of recorded spans only (a minute)
 	.venv/bin/python -m benchmarks --quick $(ARGS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipapp
 
 import pytest
 
-from tests.programs import FOLDER, instrumented, run
+from tests.programs import FOLDER, ROOT, instrumented, run
 
 CLIENT = {"kafka_python": "kafka", "aio_pika": "aio_pika", "nats_py": "nats"}
 INITIALIZE = "from opentelemetry.instrumentation.auto_instrumentation import initialize\ninitialize()\n"
@@ -74,6 +75,12 @@ def test_in_code_after_the_client_is_imported(start, program, expect_one_trace):
 def test_in_code_in_a_function_in_a_thread(start, program, expect_one_trace):
     code = f"import {CLIENT[program.library]}\nimport threading\n{INITIALIZE.replace('initialize()', '')}"
     expect_one_trace(start(code + "thread = threading.Thread(target=initialize)\nthread.start()\nthread.join()\n"))
+
+
+def test_in_code_as_the_documentation_has_it(start, expect_one_trace):
+    text = (ROOT / "docs" / "switching-it-on" / "in-code.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    expect_one_trace(start(code))
 
 
 @pytest.mark.parametrize("program", ["aio_pika", "nats_py"], indirect=True)
