@@ -8,6 +8,8 @@ _TOPICS = collections.defaultdict(collections.deque)
 
 
 class Message:
+    __slots__ = ("body", "headers", "topic")
+
     def __init__(self, topic, body, headers):
         self.topic = topic
         self.body = body
@@ -15,8 +17,16 @@ class Message:
 
 
 class Producer:
+    def __init__(self):
+        self.open = True
+
+    def close(self):
+        self.open = False
+
     def send(self, topic, body, headers=None):
         """Send a message. Headers are a dictionary of texts."""
+        if not self.open:
+            raise ConnectionError("closed")
         if not isinstance(body, bytes):
             raise TypeError("a body is bytes")
         _TOPICS[topic].append(Message(topic, body, dict(headers or {})))
