@@ -46,9 +46,11 @@ class Kafka:
         self._at_exit("abandon")
 
     def disown(self) -> None:
-        """In a forked child, which has no sender thread: what its parent sent is its parent's."""
+        """In a forked child, which has none of the clients' threads: what its parent sent is its parent's."""
         for producer in self._producers:
             producer.pending.clear()
+        for consumer in self._consumers:
+            consumer.pending.clear()
 
     def abandon(self) -> None:
         """The interpreter exits: nothing will be heard of what is on its way, unless a producer has yet to flush."""
