@@ -11,7 +11,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from otel_messaging.patterns import dead_letters
+from otel_messaging.patterns import dead_letters, process
 from tests.support.drivers import DRIVERS
 from tests.support.recorder import shape, span_id, trace_id
 
@@ -140,6 +140,52 @@ async def test_dead_letters_are_counted_by_destination_and_error(scene, recorder
     assert attributes["messaging.system"] == played.driver.system
     assert attributes["messaging.destination.name"] == played.origin
     assert attributes["error.type"] == BROKEN
+
+
+async def test_the_metric_counts_messages(scene, recorder):
+    played = await scene()
+    await played.play()
+    assert (COUNTER, "Sum", "{message}", ()) in recorder.instruments()
+
+
+async def test_the_dead_letters_span_shows_its_headers_where_that_is_asked_for(scene, recorder):
+    played = await scene(capture_headers=["dead-letter-*"])
+    await played.play()
+    _, exhumed = recorder.consumers(2)
+    shown = {name: value for name, value in exhumed.attributes.items() if name.startswith("messaging.header.")}
+    assert shown == {f"messaging.header.{name}": text for name, text in told_headers(played).items()}
+
+
+async def test_a_worker_puts_aside_what_it_processes(scene, recorder):
+    played = await scene()
+
+    async def work(message):
+        async with process(message):
+            await bury(played.driver, message, played.grave)
+
+    tasks = []
+    await played.driver.publish(played.origin, b"hello", HEADERS)
+    await played.driver.loop(played.listener, 1, lambda message: tasks.append(asyncio.create_task(work(message))))
+    await asyncio.gather(*tasks)
+    published, buried = recorder.producers(2)
+    (processed,) = recorder.spans(f"process {played.origin}")
+    assert [event.name for event in processed.events] == ["send_to_dead_letter"]
+    assert (processed.parent.span_id, buried.parent.span_id) == (span_id(published), span_id(processed))
+    assert [value for _, value in recorder.metrics()[COUNTER]] == [1]
+
+
+@pytest.mark.parametrize("library", ["nats_py"])
+async def test_a_worker_that_is_not_instrumented_tells_the_same(scene, recorder, monkeypatch):
+    played = await scene()
+    kept = []
+    await played.driver.publish(played.origin, b"hello", HEADERS)
+    await played.driver.loop(played.listener, 1, kept.append)
+    played.driver.instrumentor().uninstrument()
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", recorder.tracer_provider)
+    async with process(kept[0]):
+        await bury(played.driver, kept[0], played.grave)
+    (processed,) = recorder.spans(f"process {played.origin}")
+    assert [event.name for event in processed.events] == ["send_to_dead_letter"]
 
 
 async def test_the_messages_span_is_told_also_inside_a_span_of_the_application(scene, recorder):

@@ -129,6 +129,12 @@ async def test_retries_are_counted_by_destination_and_error(connect, recorder, t
     assert not {"messaging.message.id", "attempt", COUNT} & set(attributes)
 
 
+async def test_the_metric_counts_retries(connect, recorder):
+    unsteady = Unsteady(failures=2)
+    await consumed(connect, recorder, with_tenacity(lambda: unsteady()))
+    assert ("messaging.messages.retried", "Sum", "{retry}", ()) in recorder.instruments()
+
+
 async def test_where_nothing_is_retried_nothing_is_told(connect, recorder):
     span, _ = await consumed(connect, recorder, with_tenacity(Unsteady(failures=0).__call__))
     assert told(span) == (None, [])

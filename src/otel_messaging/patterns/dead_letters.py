@@ -122,11 +122,12 @@ class DeadLetter:
             safety.report("dead_letter", failure)
 
     def _begin(self) -> None:
-        telemetry = active(self._library)
+        delivery = handled_here()
+        telemetry = active(self._library) or (delivery.telemetry if delivery is not None else None)
         context = telemetry.context() if telemetry is not None else None
         if telemetry is None or context is None:
             return
-        delivery, span = handled_here(), get_current_span(context)
+        span = get_current_span(context)
         if delivery is not None and self._concerns(delivery):
             self._origin, self._facts = delivery.operation.destination, delivery.operation.facts
         if delivery is None and not span.is_recording() and self._headers:
