@@ -122,10 +122,10 @@ async def test_statuses_are_no_messages(connect, recorder, vocabulary):
     driver = await connect()
     jetstream, name, subscription = await pull(driver)
     await sent(jetstream, f"{name}.a", 2)
-    beats = {"heartbeat": 0.05} if VERSION >= (2, 7) else {}
-    assert len(await subscription.fetch(5, timeout=0.3, **beats)) == 2
+    beats = {"heartbeat": 0.1} if VERSION >= (2, 7) else {}
+    assert len(await subscription.fetch(5, timeout=0.5, **beats)) == 2
     with pytest.raises(asyncio.TimeoutError):
-        await subscription.fetch(5, timeout=0.2, **beats)
+        await subscription.fetch(5, timeout=0.3, **beats)
     (call,) = calls(recorder, vocabulary)
     assert call.attributes["messaging.batch.message_count"] == 2
     assert len(recorder.spans()) == 3
