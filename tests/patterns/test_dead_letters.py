@@ -268,6 +268,13 @@ async def test_without_telemetry_the_letter_is_sent_all_the_same(scene, recorder
     assert COUNTER not in recorder.metrics()
 
 
+async def test_without_an_sdk_the_letter_and_the_context_go_on(scene):
+    played = await scene(tracer_provider=None, meter_provider=None)
+    context = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body, headers = await played.play(headers={**HEADERS, "traceparent": context})
+    assert (body, headers) == (b"hello", {"tenant": "acme", "traceparent": context, **told_headers(played)})
+
+
 async def test_without_instrumentation_the_context_of_the_message_goes_on(scene):
     played = await scene()
     played.driver.instrumentor().uninstrument()
