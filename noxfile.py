@@ -75,10 +75,12 @@ def tests(session: nox.Session, clients: str) -> None:
     session.install("--editable", ".", "--group", clients, "uv")
     cell.clients = str(session.run("python", "-c", INSTALLED, silent=True)).strip()
     report = Path(session.virtualenv.location, "report.xml")
+    report.unlink(missing_ok=True)
     try:
         session.run("python", "-m", "pytest", f"--junit-xml={report}", *session.posargs)
     finally:
-        cell.read(report)
+        if report.exists():  # not if it was killed
+            cell.read(report)
 
 
 @nox.session(python=False, default=False)
