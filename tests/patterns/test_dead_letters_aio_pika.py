@@ -204,6 +204,23 @@ async def test_each_death_is_told_of_from_the_first_on(connect, recorder):
     assert span.parent.span_id == span_id(recorder.producers(1)[0])
 
 
+async def test_a_message_that_has_died_before_can_be_put_aside(connect):
+    driver = await connect()
+    dead = await driver.queue(driver.name())
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead.name}
+    first = await driver.channel.declare_queue(driver.name(), arguments=arguments)
+    driver.queues.append(first)
+    await driver.publish(first.name)
+    await (await got(first)).reject()
+    received, grave = await got(dead), await driver.queue(driver.name())
+    await dead_letter(received, ERROR, driver.channel.default_exchange, grave.name)
+    await received.ack()
+    letter = await got(grave)
+    await letter.ack()
+    assert letter.headers["x-death"] == received.headers["x-death"]
+    assert letter.headers["x-death"][0]["queue"] == first.name
+
+
 async def test_deaths_in_the_same_place_are_counted(connect, recorder):
     driver = await connect()
     waiting, working = driver.name(), driver.name()

@@ -8,6 +8,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 from nats.aio.msg import Msg
+from nats.js.errors import APIError
 from opentelemetry.trace import SpanKind
 
 from otel_messaging import NatsPyInstrumentor
@@ -98,6 +99,31 @@ async def test_the_connection_survives_a_message_as_large_as_it_may_be(instrumen
             assert ("dead-letter-error" in letter.headers) == (room == 5000)
             assert connection.is_connected
             assert connection.errors == []
+
+
+@pytest.mark.parametrize("instrumented", [False, True])
+async def test_a_stream_that_finds_our_headers_too_large_gets_the_letter_without(connect, instrumented):
+    driver = await connect()
+    if not instrumented:
+        driver.instrumentor().uninstrument()
+    jetstream, name = await stream(driver, "dead", max_msg_size=1000)
+    listener = await driver.listen(driver.name())
+    await driver.client.publish(listener.subject, b"x" * 900, headers={"tenant": "acme"})
+    acknowledgement = await dead_letter(await listener.next_msg(timeout=5), ERROR, jetstream, f"{name}.dead")
+    assert acknowledgement.seq == 1
+    letter = await fetched(jetstream, f"{name}.dead")
+    assert (letter.data, letter.headers["tenant"]) == (b"x" * 900, "acme")
+    assert not [name for name in letter.headers if name.startswith("dead-letter-")]
+
+
+async def test_a_stream_that_finds_the_message_too_large_says_so(connect, recorder):
+    driver = await connect()
+    jetstream, name = await stream(driver, "dead", max_msg_size=100)
+    listener = await driver.listen(driver.name())
+    await driver.publish(listener.subject, b"x" * 900)
+    with pytest.raises(APIError):
+        await dead_letter(await listener.next_msg(timeout=5), ERROR, jetstream, f"{name}.dead")
+    assert "messaging.messages.dead_lettered" not in recorder.metrics()
 
 
 @pytest.mark.parametrize("instrumented", [False, True])

@@ -9,6 +9,7 @@ from otel_messaging.core.propagation import as_text
 from otel_messaging.core.safety import report
 from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, reasons
 
+from .publishing import is_too_large
 from .reading import DELIVERED, fold, split_reply
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ async def dead_letter(
         Exception: whatever ``publish`` raises.
     """
     headers = _sendable(message.headers)
-    letter_headers = _letter_headers(message, error, publisher, headers)
+    letters = _letters(message, error, publisher, headers)
     with DeadLetter("nats_py", "nats", message.subject, fold(headers), error, _concerns(message)) as letter:
-        result: Any = await publisher.publish(subject, message.data or b"", headers=letter_headers, **options)
+        result = await _send(publisher, subject, message.data or b"", letters, options)
         letter.sent()
     return result
 
@@ -71,7 +72,17 @@ def _sendable(headers: Any) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text is not None and _NAME.fullmatch(name)}
 
 
-def _letter_headers(message: Any, error: BaseException, publisher: Any, headers: dict[str, str]) -> Any:
+async def _send(publisher: Any, subject: str, data: Any, letters: list[Any], options: dict[str, Any]) -> Any:
+    try:
+        return await publisher.publish(subject, data, headers=letters[0], **options)
+    except Exception as error:
+        if letters[0] is letters[-1] or not is_too_large(error):
+            raise
+    return await publisher.publish(subject, data, headers=letters[-1], **options)
+
+
+def _letters(message: Any, error: BaseException, publisher: Any, headers: dict[str, str]) -> list[Any]:
+    """The headers to send, and those to send if they are too large."""
     kept = {name: text for name, text in headers.items() if not name.lower().startswith((_ORDER, PREFIX))}
     try:
         orders = {name.lower(): text for name, text in headers.items() if name.lower().startswith(_ORDER)}
@@ -82,10 +93,11 @@ def _letter_headers(message: Any, error: BaseException, publisher: Any, headers:
             **_origin(message),
             **reasons(error, "ascii"),
         }
-        return told if _fits(getattr(publisher, "_nc", publisher), told, message.data) else kept or None
+        if _fits(getattr(publisher, "_nc", publisher), told, message.data):
+            return [told, kept or None]
     except Exception as failure:
         report("dead_letter", failure)
-        return kept or None
+    return [kept or None]
 
 
 def _origin(message: Any) -> dict[str, str]:

@@ -129,7 +129,7 @@ async def _fit(connection: Any, call: Callable[[], Any]) -> Any:
         return await call()
     except Exception as error:
         told = telling.get()
-        sent = told.sent if told is not None and _is_too_large(error) else None
+        sent = told.sent if told is not None and is_too_large(error) else None
         if told is None or sent is None or sent.carrying is sent.headers:
             raise
         told.carrier = NOTHING
@@ -137,7 +137,8 @@ async def _fit(connection: Any, call: Callable[[], Any]) -> Any:
     return await call()
 
 
-def _is_too_large(error: Exception) -> bool:
+def is_too_large(error: Exception) -> bool:
+    """Whether a stream has refused a message for its size, and not stored it."""
     return getattr(error, "err_code", None) == _TOO_LARGE
 
 
@@ -195,7 +196,7 @@ def wrap_async_reply(_nats: Nats, handle_reply: Callable[..., Any]) -> Callable[
             publication = state.unanswered.get(future) if state is not None else None
             if publication is None:
                 raise
-            if not _is_too_large(error) or not await _sent_again(self._nc, publication, msg.subject):
+            if not is_too_large(error) or not await _sent_again(self._nc, publication, msg.subject):
                 state.answered(future, error)
                 raise
 
