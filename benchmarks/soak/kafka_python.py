@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from examples.brokers import ApacheKafka
 from otel_messaging import KafkaPythonInstrumentor
+from tests.support.kafka_python import APACHE_VERSION
 
 from .watch import ROUNDS, Watch
 
@@ -49,7 +50,7 @@ def run(watch: Watch, messages: int, bare: bool) -> None:
 def _broker() -> Iterator[str]:
     given = os.environ.get(ApacheKafka.variable)
     with contextlib.ExitStack() as stack:
-        yield given or stack.enter_context(ApacheKafka()).address
+        yield given or stack.enter_context(ApacheKafka(APACHE_VERSION)).address
 
 
 def _send(address: str, topic: str, count: int, sends: Callable[[], None]) -> None:
