@@ -86,6 +86,22 @@ async def test_what_would_order_the_broker_about_has_another_name(connect):
     assert await copies.get(fail=False) is None, "the dead letter was copied, too"
 
 
+async def test_what_had_another_name_keeps_it_in_a_letter_that_dies_again(connect):
+    driver = await connect()
+    first, _, _ = await buried(driver, Message(b"hello", user_id="guest", headers={"CC": ["nowhere"]}))
+    again, grave = await driver.queue(driver.name()), await driver.queue(driver.name())
+    await driver.channel.default_exchange.publish(Message(first.body, headers=dict(first.headers)), again.name)
+    received = await got(again)
+    await dead_letter(received, KeyError("order"), driver.channel.default_exchange, grave.name)
+    await received.ack()
+    letter = await got(grave)
+    await letter.ack()
+    assert letter.headers["dead-letter-original-user-id"] == "guest"
+    assert letter.headers["dead-letter-original-cc"] == ["nowhere"]
+    assert letter.headers["dead-letter-original-routing-key"] == again.name
+    assert letter.headers["dead-letter-error-type"] == "KeyError"
+
+
 @pytest.mark.parametrize("settle", ["ack", "reject", None])
 async def test_the_message_stays_as_it_was(connect, settle):
     driver = await connect()

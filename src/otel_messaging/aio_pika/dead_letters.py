@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Orders to the broker, not to be given again: where to send copies, and how often it has delivered this one.
 _ORDERS = ("CC", "BCC", "x-delivery-count")
+_USER = "user-id"
+_KEPT = frozenset(ORIGINAL + name.lower() for name in (*_ORDERS, _USER))  # of a letter that dies again
 
 
 async def dead_letter(
@@ -73,10 +75,10 @@ def _origin(message: Any) -> str:
 def _headers(message: Any, headers: dict[str, Any], error: BaseException) -> dict[str, Any]:
     orders = {name: headers[name] for name in _ORDERS if name in headers}
     if message.user_id:
-        orders["user-id"] = message.user_id
-    kept = {name: value for name, value in headers.items() if name not in orders and not name.startswith(PREFIX)}
+        orders[_USER] = message.user_id
+    ours = {name for name in headers if name.startswith(PREFIX)} - _KEPT
     return {
-        **kept,
+        **{name: value for name, value in headers.items() if name not in orders and name not in ours},
         **{ORIGINAL + name.lower(): value for name, value in orders.items()},
         ORIGINAL + "exchange": message.exchange or "",
         ORIGINAL + "routing-key": message.routing_key or "",
