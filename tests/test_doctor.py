@@ -108,6 +108,12 @@ def test_it_tells_what_is_there_and_in_force(healthy, receiver):
     assert found["service"][0] == "shop"
 
 
+def test_whoever_has_read_enough_may_close_the_pipe(healthy):
+    command = f"{sys.executable} {' '.join(COMMAND)} | head -1"
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment_of(healthy), capture_output=True, check=False)
+    assert (done.stdout, done.stderr) == (b"This interpreter\n", b"")
+
+
 def test_it_changes_nothing(healthy, receiver, tmp_path):
     doctor(environ=healthy, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -204,6 +210,11 @@ def test_a_propagator_that_is_not_installed_stops_opentelemetry_but_not_the_doct
     assert found["messaging-nats-py"][0] == "does not load"
     assert "clients" not in found
     assert found["SDK"][0] == "none"
+
+
+def test_a_disabled_instrumentation_that_is_not_there_is_told(healthy):
+    found = rows(environ={**healthy, "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "nats-py,redis"})
+    assert found["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] == ("names what is not installed: nats-py, redis", "")
 
 
 def test_metrics_need_not_be_exported(healthy):

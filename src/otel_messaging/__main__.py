@@ -24,8 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     found = doctor.examine(options.broker, os.environ, options.timeout)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    print(report.as_json(found) if options.json else report.as_table(found))
+    _say(report.as_json(found) if options.json else report.as_table(found))
     return 1 if report.problems(found) else 0
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has read enough; the interpreter would flush again at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

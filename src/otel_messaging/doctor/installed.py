@@ -135,6 +135,9 @@ def clients(environ: Mapping[str, str]) -> Section:
     rows += [
         Row(name, f"another client of {system}, not traced by us") for name, system in _UNTOLD.items() if version(name)
     ]
+    known = {point.name for point in metadata.entry_points(group=INSTRUMENTORS)} | {"*"}
+    if disabled - known:
+        rows.append(Row(_DISABLED, f"names what is not installed: {', '.join(sorted(disabled - known))}"))
     if not points:
         rows.append(Row("entry points", "none of ours are found", install(OURS, "--force-reinstall")))
     elif not any(kind is None or _is_installed(kind) for kind in map(_load, points)):
@@ -154,7 +157,7 @@ def _client(point: metadata.EntryPoint, disabled: set[str]) -> Iterable[Row]:
     found = _is_installed(kind)
     for name, number in found.items():
         wanted = next(text for text in kind.requirements if Requirement(text).name == name)
-        fits = Requirement(wanted).specifier.contains(number, prereleases=True)
+        fits = Requirement(wanted).specifier.contains(number)  # as the loader asks
         yield Row(
             name, f"{number}, {'supported' if fits else f'not supported: {wanted}'}", "" if fits else install(wanted)
         )
