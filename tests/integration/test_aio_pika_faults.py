@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections import Counter
 
 import aio_pika
@@ -15,19 +14,12 @@ from opentelemetry import trace
 
 from examples.brokers import BrokerUnavailable, RabbitMQ
 from otel_messaging import AioPikaInstrumentor
-from tests.support.aio_pika import LOST, VERSION, careless
+from tests.support.aio_pika import LOST, tidy  # noqa: F401 (fixture)
 from tests.support.proxy import Proxy
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
-pytestmark = careless
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """What a broken connection left behind goes with its test, after its loop."""
-    yield
-    gc.collect()
+pytestmark = pytest.mark.usefixtures("tidy")
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +254,6 @@ async def test_a_channel_that_an_error_closes_ends_what_is_handled_on_it(wired, 
         assert shape(recorder.span("publish no-such-exchange"))["status"][0] == "ERROR"
 
 
-@pytest.mark.skipif(VERSION < (9, 1), reason="aio-pika 9.0 keeps the socket of the lost connection for ever")
 async def test_a_broker_that_falls_silent_ends_what_waits_for_it(wired, recorder):
     """The heartbeat is lost, once the library has noticed."""
     async with Program(f"{wired.address}?heartbeat=1") as program:

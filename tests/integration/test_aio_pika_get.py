@@ -10,7 +10,6 @@ from aio_pika.exceptions import QueueEmpty
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from tests.support.aio_pika import careless
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
@@ -270,7 +269,6 @@ async def test_a_get_is_silent_while_suppressed(connect, recorder):
     assert recorder.spans() == []
 
 
-@careless
 async def test_two_queues_asked_in_turn_keep_no_chain_of_contexts(connect, recorder):
     import gc
 

@@ -12,11 +12,12 @@ import pytest
 from aio_pika import Message
 from opentelemetry import context, trace
 
-from tests.support.aio_pika import LOST, careless
+from tests.support.aio_pika import LOST, tidy  # noqa: F401 (fixture)
 from tests.support.proxy import Proxy
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.usefixtures("tidy")
 MANY = 3000
 
 
@@ -48,7 +49,6 @@ async def broken(driver):
         yield channel, queue, break_off
         await connection.close()
     await asyncio.sleep(0.02)
-    gc.collect()
 
 
 async def publish(driver, queue, body=b""):
@@ -58,7 +58,6 @@ async def publish(driver, queue, body=b""):
 # Reconnecting.
 
 
-@careless
 async def test_a_callback_has_one_span_per_message_after_reconnecting_twice(driver, broken, recorder):
     _, queue, break_off = broken
     seen = []
@@ -81,7 +80,6 @@ async def test_a_callback_has_one_span_per_message_after_reconnecting_twice(driv
     assert [shape(span)["events"] for span in spans] == [[("ack", {})]] * 3
 
 
-@careless
 async def test_an_exchange_publishes_one_span_per_message_after_reconnecting(driver, broken, recorder):
     channel, queue, break_off = broken
     for number in range(2):
@@ -91,7 +89,6 @@ async def test_an_exchange_publishes_one_span_per_message_after_reconnecting(dri
     recorder.spans(f"publish {queue.name}", count=2)
 
 
-@careless
 async def test_a_message_in_hand_when_the_connection_breaks_is_handled_in_two_spans(driver, broken, recorder):
     _, queue, break_off = broken
     calls = []
@@ -114,7 +111,6 @@ async def test_a_message_in_hand_when_the_connection_breaks_is_handled_in_two_sp
     assert shape(one)["parent"] == shape(two)["parent"]
 
 
-@careless
 async def test_a_publish_that_the_connection_breaks_off_is_an_error(driver, broken, recorder):
     channel, queue, break_off = broken
     task = asyncio.create_task(break_off())
@@ -133,7 +129,6 @@ async def test_a_publish_that_the_connection_breaks_off_is_an_error(driver, brok
     assert found == outcomes
 
 
-@careless
 async def test_a_loop_has_one_span_per_message_after_the_connection_broke(driver, broken, recorder):
     _, queue, break_off = broken
     seen = 0

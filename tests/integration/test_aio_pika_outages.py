@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import time
 import uuid
 from collections import Counter
@@ -15,22 +14,15 @@ from aio_pika import Message
 from opentelemetry import trace
 
 from otel_messaging import AioPikaInstrumentor
-from tests.support.aio_pika import LOST, VERSION, careless
+from tests.support.aio_pika import LOST, VERSION, tidy  # noqa: F401 (fixture)
 from tests.support.proxy import Proxy
 from tests.support.recorder import span_id
 from tests.support.waiting import until
 
-pytestmark = careless
+pytestmark = pytest.mark.usefixtures("tidy")
 COUNT = 4
 STRUCK = 1
 """The message that is in hand when it happens."""
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """What a broken connection left behind goes with its test, after its loop."""
-    yield
-    gc.collect()
 
 
 class Program:
