@@ -378,6 +378,20 @@ def test_closing_ends_what_a_suspended_loop_has(application, recorder, method):
     generator.close()
 
 
+def test_a_thread_has_its_context_back_when_it_asks_after_another_has_unsubscribed(application, recorder):
+    application.fill(b"a")
+    consumer = application.consumer()
+    generator = messages(consumer, 1)
+    suspend(generator)
+    thread = threading.Thread(target=consumer.unsubscribe)
+    thread.start()
+    thread.join()
+    processed(application, recorder, 1)
+    assert consumer.poll(timeout_ms=50) == {}
+    assert nothing_is_current()
+    generator.close()
+
+
 def test_a_poll_in_the_body_that_keeps_the_group_leaves_the_record_alone(application, recorder):
     application.fill(b"a", b"b")
     consumer = application.consumer()

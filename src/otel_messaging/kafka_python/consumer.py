@@ -74,6 +74,7 @@ class Consumer:
 
     def ask(self) -> Moment:
         """The application asks for lists of records. Until there are any, it may still be handling those before."""
+        forget_handled()  # that of a loop which is suspended in this thread, if the consumer was closed in another
         self.held.end()
         for held in self._polled:
             if held.is_left():
