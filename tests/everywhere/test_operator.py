@@ -94,6 +94,16 @@ def test_an_application_with_all_clients(application, inject, program, destinati
     expect_one_trace(run(*command, environ={**environ, **inject()}))
 
 
+def test_an_application_that_removes_what_it_does_not_know_from_its_path(
+    application, inject, injected, program, destination, environ, expect_one_trace
+):
+    """As some launchers do. What is imported later, for its client, is found nevertheless."""
+    code = f"import runpy, sys\nsys.path = [path for path in sys.path if not path.startswith({str(injected)!r})]\n"
+    run_it = "del sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    command = (application(*CLIENTS.values()), "-c", code + run_it, FOLDER / program.file, destination)
+    expect_one_trace(run(*command, environ={**environ, **inject()}))
+
+
 @pytest.mark.parametrize("library", [None, *CLIENTS])
 def test_just_what_is_there_is_instrumented_and_nothing_is_imported(library, application, inject):
     python = application(*([CLIENTS[library]] if library else []))
