@@ -245,7 +245,7 @@ def _mark(message: Any) -> Any:
     if message.subject.startswith(_ENTRIES):
         words = split_reply(message.reply)
         return int(words[3]) if words is not None else None
-    state = json.loads(message.data)
+    state = json.loads(message.data or b"{}")  # a marker of the server's own is empty
     return state.get("nuid"), bool(state.get("deleted"))
 
 
