@@ -120,6 +120,14 @@ def test_it_changes_nothing(healthy, receiver, tmp_path):
     assert (receiver.spans, receiver.metrics) == ([], [])
 
 
+def test_what_happens_at_a_start_is_not_exported_by_the_start_that_is_tried(healthy, receiver, tmp_path):
+    points = "[opentelemetry_post_instrument]\nchatty = chatty:talk\n"
+    talk = "from opentelemetry import trace\ndef talk():\n    trace.get_tracer('x').start_span('hello').end()\n"
+    (tmp_path / "chatty.py").write_text(talk)
+    assert problems(rows(environ={**healthy, **distribution(tmp_path, "chatty", "1.0", points)})) == {}
+    assert receiver.spans == []
+
+
 def test_the_table_has_80_columns(healthy):
     done = doctor("nats://127.0.0.1:1", environ={**healthy, "OTEL_TRACES_SAMPLER": "always_off"})
     lines = [line for line in done.stdout.splitlines() if len(line) > 80]
@@ -239,6 +247,31 @@ def test_what_never_answers_holds_nobody_up(silent):
     assert time.monotonic() - began < 15  # the trial start takes most of it
     assert set(problems(found)) == {"traces", "metrics", f"nats://127.0.0.1:{silent}"}
     assert all("no answer in time" in value for value, _ in problems(found).values())
+
+
+def test_what_never_comes_to_an_end_holds_nobody_up():
+    def drip(server):
+        with contextlib.suppress(OSError):
+            connection, _ = server.accept()
+            with connection:
+                while True:
+                    connection.sendall(b"I")
+                    time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        port = server.getsockname()[1]
+        found = rows("--timeout", "0.5", f"nats://127.0.0.1:{port}", environ={"OTEL_TRACES_EXPORTER": "none"})
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert found[f"nats://127.0.0.1:{port}"][0] == "no answer in time"
+
+
+def test_an_exporter_may_name_its_protocol_itself(healthy, receiver):
+    variables = {"OTEL_TRACES_EXPORTER": "otlp_proto_http", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}
+    found = rows(environ={**healthy, **variables})
+    assert found["traces"] == (f"http/protobuf to {receiver.endpoint}/v1/traces ({ENDPOINT}): answers", "")
 
 
 @pytest.mark.parametrize(
