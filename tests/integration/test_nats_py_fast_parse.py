@@ -25,6 +25,7 @@ def library():
 @pytest.fixture(scope="module")
 def parse_email(tmp_path_factory):
     """The parser of the extra, beside the environment: in it, the library would use it in all other tests, too."""
+    importlib.import_module("nats.aio.client")  # before it can find the parser
     with pytest.MonkeyPatch.context() as patch:
         uv = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
         if uv is None:
@@ -35,7 +36,9 @@ def parse_email(tmp_path_factory):
         if done.returncode:
             pytest.skip("fast-mail-parser 0.10 cannot be had here; before, values were no lists")
         patch.syspath_prepend(folder)
-        yield importlib.import_module("fast_mail_parser").parse_email
+        parser = importlib.import_module("fast_mail_parser")
+        del sys.modules["fast_mail_parser"]
+        yield parser.parse_email
 
 
 @pytest.fixture(autouse=True)
