@@ -19,11 +19,11 @@ async def tidy(monkeypatch):
 
     async def open_connection(*args, **kwargs):
         reader, writer = await connect(*args, **kwargs)
-        opened.append(writer.transport)
+        opened.append(writer)
         return reader, writer
 
     monkeypatch.setattr(asyncio, "open_connection", open_connection)
     yield
-    for transport in opened:
-        transport.abort()
+    for writer in opened:
+        writer.transport.abort()
     await asyncio.sleep(0)
