@@ -436,9 +436,21 @@ def test_another_version_comes_first_on_the_path(healthy, tmp_path):
     """What a `PYTHONPATH` does to a program that has the package already."""
     found = rows(environ={**healthy, **distribution(tmp_path, "opentelemetry-api", "1.0")})
     there = problems(found)
-    assert there["opentelemetry-api, copies"][0].startswith(f"installed more than once: 1.0 in {tmp_path}, ")
+    assert found["opentelemetry-api, copies"][0].startswith(f"the first is used: 1.0 in {tmp_path}, then ")
     assert there["opentelemetry-sdk"][0].endswith(", there is 1.0")
     assert there["otel-messaging"][1] == f"{sys.executable} -m pip install 'opentelemetry-api>=1.37'"
+
+
+def test_a_second_copy_that_will_do_is_told_and_no_problem(healthy, tmp_path):
+    """As where an operator puts the package beside an application."""
+    found = rows(environ={**healthy, **distribution(tmp_path, "wrapt", "1.16")})
+    assert found["wrapt, copies"][0].startswith(f"the first is used: 1.16 in {tmp_path}, then ")
+    assert problems(found) == {}
+
+
+def test_a_second_copy_of_ours_is_a_problem(healthy, tmp_path):
+    there = problems(rows(environ={**healthy, **distribution(tmp_path, "otel-messaging", "0.0.1")}))
+    assert there["otel-messaging, copies"][1] == "remove all but one, or mend the order of PYTHONPATH"
 
 
 def test_a_wrapt_that_is_too_old(healthy, tmp_path):

@@ -66,7 +66,10 @@ def _own() -> Row:
 
 
 def _copies() -> Iterable[Row]:
-    """Distributions that are there more than once, in different versions: which of them wins differs by file."""
+    """Distributions that are there more than once, in different versions: the first on the path is used.
+
+    That is how an application is given what it does not have. Whether the first one will do is told with its version.
+    """
     found: dict[str, dict[str, str]] = {}
     for distribution in metadata.distributions():
         name = _normal(distribution.metadata["Name"] or "")
@@ -74,10 +77,9 @@ def _copies() -> Iterable[Row]:
             found.setdefault(name, {}).setdefault(distribution.version, str(distribution.locate_file("")))
     for name, versions in found.items():
         if len(versions) > 1:
-            places = ", ".join(f"{number} in {place}" for number, place in versions.items())
-            yield Row(
-                f"{name}, copies", f"installed more than once: {places}", "remove all but one, or mend PYTHONPATH"
-            )
+            places = ", then ".join(f"{number} in {place}" for number, place in versions.items())
+            remedy = "remove all but one, or mend the order of PYTHONPATH" if name == OURS else ""
+            yield Row(f"{name}, copies", f"the first is used: {places}", remedy)
 
 
 def _command() -> Row:
