@@ -26,7 +26,7 @@ from tests.support.recorder import shape, span_id
 pytestmark = QUIET
 IMPATIENT = {
     **({"delivery_timeout_ms": 800} if VERSION >= (2, 2) else {}),
-    **({"enable_idempotence": False} if VERSION >= (3,) else {}),
+    **({"enable_idempotence": False} if VERSION >= (3,) else {"retries": 0}),
 }
 
 OFFSET, PARTITION = "messaging.kafka.message.offset", "messaging.kafka.destination.partition"

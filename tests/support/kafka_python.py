@@ -32,6 +32,9 @@ APACHE_VERSION = "4.1.1" if VERSION >= (2, 1) else "3.9.1"
 
 on_apache = pytest.mark.skipif(not APACHE, reason="only Apache Kafka itself does this: make test-kafka (Java, Maven)")
 
+PERSISTENT = {"retries": 10} if VERSION < (3,) else {}
+"""A topic that has just been made may have no leader yet: since 3.0 producers wait for it by themselves."""
+
 # The library's own: of 2.0.2 when imported, of 3.x about serializers that are plain functions, and the sockets of
 # connections that failed.
 QUIET = [
@@ -63,7 +66,8 @@ class Application:
         """A producer, closed after the test; its topic is known to it."""
         from kafka import KafkaProducer
 
-        producer = KafkaProducer(**{"bootstrap_servers": self.address, "client_id": "sender", **options})
+        defaults = {"bootstrap_servers": self.address, "client_id": "sender", **PERSISTENT}
+        producer = KafkaProducer(**{**defaults, **options})
         self._stack.callback(_close, producer)
         return producer
 
@@ -88,7 +92,7 @@ class Application:
         from opentelemetry.instrumentation.utils import suppress_instrumentation
 
         with suppress_instrumentation():
-            producer = self.producer(retries=10)  # a topic that has just been made may have no leader yet
+            producer = self.producer()
             for partition in partitions:
                 for value in values:
                     producer.send(self.topic, value, partition=partition, **options)
