@@ -29,6 +29,8 @@ def interpreter(uv):
     """Find a Python by its version."""
 
     def found(version):
+        if version == ".".join(map(str, sys.version_info[:2])):
+            return sys.executable
         command = (uv, "python", "find", "--quiet", "--no-project", "--no-python-downloads", "--system", version)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
