@@ -139,6 +139,14 @@ def test_the_table_has_80_columns(healthy):
     assert done.returncode == 1
 
 
+def test_in_code_only_what_concerns_such_a_program_is_looked_at(closed):
+    environ = {ENDPOINT: f"http://127.0.0.1:{closed}", "OTEL_PYTHON_DISTRO": "aws"}
+    found = rows("--in-code", environ=environ)
+    assert problems(found) == {}
+    assert found.keys() >= {"propagators", "sampler", "settle", "nats-py", "opentelemetry-sdk"}
+    assert found.keys().isdisjoint({"distro", "configurator", "traces", "SDK"})
+
+
 PROBLEMS = [
     ({"OTEL_SDK_DISABLED": " True"}, "OTEL_SDK_DISABLED", "nothing is recorded", "unset OTEL_SDK_DISABLED"),
     ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, "sampler", "no trace begins", "unset OTEL_TRACES_SAMPLER"),

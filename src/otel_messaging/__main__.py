@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, 1 if problems were found. Wrong usage exits with 2 by itself.
     """
     options = _parser().parse_args(arguments)
-    found = doctor.examine(options.broker, os.environ, options.timeout)
+    found = doctor.examine(options.broker, os.environ, options.timeout, options.in_code)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     _say(report.as_json(found) if options.json else report.as_table(found))
     return 1 if report.problems(found) else 0
@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         "broker", nargs="*", type=_broker, help="a broker to ask: kafka://host:port, amqp://host, nats://host:port"
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument(
+        "--in-code",
+        action="store_true",
+        help="the program sets OpenTelemetry up itself, without opentelemetry-instrument",
+    )
     command.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="how long to wait (5)")
     return parser
 

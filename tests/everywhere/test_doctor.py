@@ -57,9 +57,8 @@ def grpc(crowded):
 
 def test_no_sdk_no_distro_and_a_client_that_is_too_old(bare):
     there = problems(rows(python=bare))
-    for name in ("opentelemetry-sdk", "opentelemetry-distro"):
-        assert there[name] == ("not installed", f"{bare} -m pip install {name}")
-    assert there["distro"][1] == f"{bare} -m pip install opentelemetry-distro"
+    assert there["opentelemetry-sdk"] == ("not installed", f"{bare} -m pip install opentelemetry-sdk")
+    assert there["configurator"][1] == f"{bare} -m pip install opentelemetry-distro"
     assert there["kafka-python"] == (
         "1.4.7, not supported: kafka-python >= 2.0.2, < 4",
         f"{bare} -m pip install 'kafka-python>=2.0.2,<4'",

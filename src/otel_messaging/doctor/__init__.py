@@ -15,21 +15,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def examine(addresses: list[brokers.Broker], environ: Mapping[str, str], seconds: float) -> list[Section]:
+def examine(
+    addresses: list[brokers.Broker], environ: Mapping[str, str], seconds: float, in_code: bool = False
+) -> list[Section]:
     """Look at everything.
 
     Args:
         addresses: the brokers to ask.
         environ: the environment variables of the application.
         seconds: how long to wait for the receivers of telemetry, and for the brokers.
+        in_code: whether the application sets OpenTelemetry up by itself, without `opentelemetry-instrument`.
     """
     looks: dict[str, Callable[[], Section | None]] = {
         "This interpreter": installed.interpreter,
         "Packages of OpenTelemetry": installed.packages,
         "Clients": lambda: installed.clients(environ),
         "Settings": lambda: configured.own(environ),
-        "SDK": lambda: configured.sdk(environ, seconds),
-        trial.TITLE: lambda: trial.section(environ),
+        "SDK": lambda: configured.sdk(environ, seconds, in_code),
+        trial.TITLE: lambda: None if in_code else trial.section(environ),
         "Brokers": lambda: brokers.section(addresses, seconds),
     }
     return [section for title, look in looks.items() if (section := _looked(title, look)) is not None]

@@ -71,15 +71,26 @@ def _show(value: Any) -> str:
     return ",".join(value) or "none" if isinstance(value, tuple) else str(value)
 
 
-def sdk(environ: Mapping[str, str], seconds: float) -> Section:
+def sdk(environ: Mapping[str, str], seconds: float, in_code: bool) -> Section:
     """The SDK's variables, and whether the receivers of spans and metrics answer.
 
     Args:
         environ: the environment variables.
         seconds: how long to wait for a receiver.
+        in_code: whether the application chooses distro and exporters itself.
     """
+    common = (*_disabled(environ), _service(environ), _propagators(environ), *_sampler(environ))
+    return Section("SDK", common if in_code else (*common, *_automatic(environ, seconds)))
+
+
+def _automatic(environ: Mapping[str, str], seconds: float) -> list[Row]:
+    """What `opentelemetry-instrument` sets up."""
     distros = [point.name for point in metadata.entry_points(group="opentelemetry_distro")]
-    rows = [*_start(environ, distros), _service(environ), _propagators(environ), *_sampler(environ)]
+    configurators = [point.name for point in metadata.entry_points(group="opentelemetry_configurator")]
+    rows = [
+        _chosen("distro", "OTEL_PYTHON_DISTRO", distros, environ),
+        _chosen("configurator", "OTEL_PYTHON_CONFIGURATOR", configurators, environ),
+    ]
     asking, late = [], []
     for signal in ("traces", "metrics"):
         for name in _exporters(signal, environ, distros):
@@ -90,20 +101,18 @@ def sdk(environ: Mapping[str, str], seconds: float) -> Section:
                 asking.append(functools.partial(otlp.row, row, seconds))
                 late.append(otlp.late(row))
                 rows += _headers(signal, environ)
-    rows += wire.together(asking, seconds, late)
-    return Section("SDK", tuple(rows))
+    return rows + wire.together(asking, seconds, late)
 
 
-def _start(environ: Mapping[str, str], distros: list[str]) -> Iterable[Row]:
+def _disabled(environ: Mapping[str, str]) -> Iterable[Row]:
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         yield Row("OTEL_SDK_DISABLED", "true: nothing is recorded", "unset OTEL_SDK_DISABLED")
-    yield _chosen("distro", "OTEL_PYTHON_DISTRO", distros, environ)
-    configurators = [point.name for point in metadata.entry_points(group="opentelemetry_configurator")]
-    yield _chosen("configurator", "OTEL_PYTHON_CONFIGURATOR", configurators, environ)
 
 
 def _chosen(name: str, variable: str, there: list[str], environ: Mapping[str, str]) -> Row:
     wanted = environ.get(variable)
+    if not there and name == "distro":
+        return Row(name, "none: no exporter is chosen but by variables")
     if not there:
         return Row(name, "none: opentelemetry-instrument starts no SDK", install("opentelemetry-distro"))
     if wanted is not None and wanted not in there:

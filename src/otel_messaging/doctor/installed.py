@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 OURS = "otel-messaging"
 INSTRUMENTORS = "opentelemetry_instrumentor"
-_SDK = "opentelemetry-sdk"
 _LOADER = "opentelemetry-instrument"
 _DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 _UNTOLD = {  # clients that are mistaken for those that we know
@@ -100,7 +99,7 @@ def _same(one: Path, other: Path) -> bool:
 def packages() -> Section:
     """Versions of OpenTelemetry, and whether they fit together."""
     names = sorted({_normal(name) for name in _installed() if _normal(name).startswith("opentelemetry-")} | {"wrapt"})
-    core = ("opentelemetry-api", _SDK, "opentelemetry-distro", "opentelemetry-instrumentation", "wrapt")
+    core = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation", "wrapt")
     rows = [_package(name) for name in core] + [_package(name) for name in names if name not in core]
     return Section("Packages of OpenTelemetry", tuple(rows))
 
