@@ -175,4 +175,4 @@ class _Member(Publication):
             size: Any = None if self._sized else dict(facts).get(v.BODY_SIZE)
             self._batch.answered(self._index, size or 0, error)
         except Exception as failure:
-            safety.report(f"ending {self.operation.name!r}", failure)
+            safety.report("ending a span", failure)

@@ -212,7 +212,7 @@ class Running:
             ):
                 self._count(error, stopped, count)
         except Exception as failure:
-            safety.report(f"ending {self.operation.name!r}", failure)
+            safety.report("ending a span", failure)  # without its name: subjects may be made up per message
 
     def _count(self, error: BaseException | Failure | None, stopped: Moment | None, count: int) -> None:
         operation = self.operation
@@ -302,7 +302,7 @@ class Delivery(Running):
         self.done = True
         self.message = None
         if self._open:
-            self._finish(error or self._error, (), self._stopped)
+            self._finish(self._error if error is None else error, (), self._stopped)
 
     def fail(self, error: BaseException | Failure) -> None:
         """An exception was seen while the message is handled, which the application may yet catch.
@@ -981,10 +981,21 @@ def error_type_of(error: BaseException | Failure) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says; nothing, where it is one of those that cannot even do that."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def _record(span: Span, error: BaseException | Failure) -> None:
     span.set_attribute(v.ERROR_TYPE, error_type_of(error))
     if isinstance(error, Failure):
         span.set_status(Status(StatusCode.ERROR, error.message))
         return
-    span.record_exception(error)
-    span.set_status(Status(StatusCode.ERROR, str(error)))
+    span.set_status(Status(StatusCode.ERROR, text_of(error)))
+    try:
+        span.record_exception(error)
+    except Exception as failure:  # the SDK asks the exception what it says, and some cannot tell
+        safety.report("recording an exception", failure)

@@ -13,7 +13,7 @@ from opentelemetry.trace import get_current_span
 from otel_messaging.core import propagation, safety
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.instrumentor import active
-from otel_messaging.core.telemetry import attach, error_type_of, get_current, handled_here
+from otel_messaging.core.telemetry import attach, error_type_of, get_current, handled_here, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,15 +40,8 @@ def reasons(error: BaseException, encoding: str = "utf-8") -> dict[str, str]:
     Returns:
         Short texts of one line.
     """
-    texts = {ERROR_TYPE: error_type_of(error), ERROR: _text(error)}
+    texts = {ERROR_TYPE: error_type_of(error), ERROR: text_of(error)}
     return {name: _line(text, encoding) for name, text in texts.items() if text}
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return ""  # it is one of those that cannot even say what they are
 
 
 def _line(text: str, encoding: str) -> str:
@@ -138,5 +131,5 @@ class DeadLetter:
         if telemetry.excludes(self._origin):
             return
         self._telemetry = telemetry
-        details = {v.DEAD_LETTER_ORIGIN: self._origin.name, v.DEAD_LETTER_ERROR: _text(self._error)}
+        details = {v.DEAD_LETTER_ORIGIN: self._origin.name, v.DEAD_LETTER_ERROR: text_of(self._error)}
         (delivery.span if delivery is not None else span).add_event(v.DEAD_LETTER, details)
