@@ -81,6 +81,15 @@ def test_another_exporter_is_there(python):
     assert remedy.startswith("set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, whose exporter is installed, or ")
 
 
+def test_the_exporter_of_logs_alone_is_missing(python):
+    """OpenTelemetry does not start then, though traces could be exported."""
+    environ = {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "none"}
+    value, remedy = rows(python=python, environ=environ)["logs"]
+    assert value == "the exporter of OTLP by grpc is not installed: OpenTelemetry does not start"
+    assert remedy.startswith("set OTEL_LOGS_EXPORTER=none, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
+    assert "logs" not in rows(python=python, environ=environ | {"OTEL_LOGS_EXPORTER": "none"})
+
+
 def test_no_client_in_this_interpreter(make):
     python = make("opentelemetry-distro")
     value, remedy = rows(python=python)["clients"]

@@ -101,7 +101,18 @@ def _automatic(environ: Mapping[str, str], seconds: float) -> list[Row]:
                 asking.append(functools.partial(otlp.row, row, seconds))
                 late.append(otlp.late(row))
                 rows += _headers(signal, environ)
+    rows += _logs(environ, distros)
     return rows + wire.together(asking, seconds, late)
+
+
+def _logs(environ: Mapping[str, str], distros: list[str]) -> Iterable[Row]:
+    """Logs are not ours, but where their exporter is missing nothing else is exported either."""
+    for name in _exporters("logs", environ, distros):
+        row = _exporter("logs", name, environ)
+        if isinstance(row, Row) and row.remedy:
+            yield Row(
+                "logs", f"{row.value}: OpenTelemetry does not start", f"set OTEL_LOGS_EXPORTER=none, or {row.remedy}"
+            )
 
 
 def _disabled(environ: Mapping[str, str]) -> Iterable[Row]:
