@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 
 import pytest
@@ -134,6 +135,26 @@ def test_threads_lose_no_count(desk, recorder):
     for thread in threads:
         thread.join()
     assert [value for _, value in recorder.metrics()["messaging.messages.produced"]] == [8000]
+
+
+def test_threads_may_make_operations_while_metrics_are_collected(desk, recorder, caplog):
+    office = desk()
+    kept = []
+
+    def make():
+        kept.extend((office.operation(v.PUBLISH, "send"), office.telemetry.lag(FACTS)) for _ in range(2000))
+
+    thread = threading.Thread(target=make)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        while thread.is_alive():
+            recorder.metrics()
+    finally:
+        sys.setswitchinterval(before)
+        thread.join()
+    assert caplog.records == []
 
 
 def test_the_duration_is_in_the_vocabularys_unit(desk, recorder):

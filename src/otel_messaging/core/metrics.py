@@ -6,7 +6,7 @@ import itertools
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from opentelemetry.metrics import Observation
 
@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter
 
+Item = TypeVar("Item")
 _Left = tuple["Counter", int, v.Attributes]
+_Weak = weakref.WeakKeyDictionary[Item, None]
 _generation = itertools.count()
+
+
+def _alive(items: _Weak[Item]) -> list[Item]:
+    """What is still there, at one stroke: other threads add to it, and a loop over it, or a `WeakSet`, would raise."""
+    return [item for reference in items.keyrefs() if (item := reference()) is not None]
 
 
 class Metrics:
@@ -34,7 +41,7 @@ class Metrics:
     def __init__(self, meter: Meter, vocabulary: v.Vocabulary) -> None:
         self._guide = _Guide(meter) if vocabulary.guide else None
         self._semconv = _Semconv(meter) if vocabulary.semconv else None
-        self._tallies: weakref.WeakSet[_Tally] = weakref.WeakSet()
+        self._tallies: _Weak[_Tally] = weakref.WeakKeyDictionary()
         self._left: deque[_Left] = deque()
         self._names = vocabulary
         self._queue_duration = meter.create_histogram(
@@ -66,7 +73,7 @@ class Metrics:
                 counter, duration, factor = instruments.choose(action)
                 tally = _Tally(counter, attributes, self._left) if counter is not None else None
                 if tally is not None:
-                    self._tallies.add(tally)
+                    self._tallies[tally] = None
                 made.append(OperationMetrics(tally, duration, factor, instruments.timed(action, attributes)))
         return tuple(made)
 
@@ -91,21 +98,21 @@ class Metrics:
             holds: whether the consumer still has what they wait for; always if None.
         """
         made = Lag(self._names.write({}, facts), holds)
-        self._lags.add(made)
+        self._lags[made] = None
         return made
 
     def flush(self) -> None:
         """Hand over what was counted."""
         self._hand_over()
-        for tally in list(self._tallies):
+        for tally in _alive(self._tallies):
             tally.flush()
 
     def disown(self) -> None:
         """In a forked child: what was counted, and what waits, is for the parent to tell."""
         self._left.clear()
-        for tally in list(self._tallies):
+        for tally in _alive(self._tallies):
             tally.start()
-        for lag in list(self._lags):
+        for lag in _alive(self._lags):
             lag.value = None
 
     def _hand_over(self) -> None:
@@ -146,17 +153,17 @@ class Lag:
         return [] if self.value is None else [Observation(self.value, self.attributes)]
 
 
-_lags: weakref.WeakKeyDictionary[Meter, weakref.WeakSet[Lag]] = weakref.WeakKeyDictionary()
+_lags: weakref.WeakKeyDictionary[Meter, _Weak[Lag]] = weakref.WeakKeyDictionary()
 
 
-def _lags_of(meter: Meter) -> weakref.WeakSet[Lag]:
+def _lags_of(meter: Meter) -> _Weak[Lag]:
     """The gauges of a meter, which keeps the first callback for a name and so is given just one."""
     lags = _lags.get(meter)
     if lags is None:
-        lags = _lags[meter] = weakref.WeakSet()
+        lags = _lags[meter] = weakref.WeakKeyDictionary()
 
         def observe(_options: CallbackOptions) -> Iterable[Observation]:
-            return [observation for lag in list(lags) for observation in lag.observe()]
+            return [observation for lag in _alive(lags) for observation in lag.observe()]
 
         meter.create_observable_gauge(
             v.CONSUMER_LAG, [observe], "{message}", "Messages waiting behind the one delivered last"
