@@ -50,6 +50,7 @@ class Member:
             session_timeout_ms=6_000,
             consumer_timeout_ms=200,
             max_poll_records=2,
+            metadata_max_age_ms=1_000,  # who leads the group may know nothing of the topic yet, and assigns nothing
         )
 
     def work(self, enough):
