@@ -76,6 +76,8 @@ def _variable(program: str) -> str:
 
 def main(chosen: list[str]) -> None:
     """Run the programs that were named, or all of them."""
+    if unknown := [name for name in chosen if name not in PROGRAMS]:
+        raise SystemExit(f"No such program: {', '.join(unknown)}. There are {', '.join(PROGRAMS)}")
     with ExitStack() as stack:
         addresses: dict[str, str] = {}
         for program in chosen or PROGRAMS:
