@@ -49,6 +49,20 @@ def test_messages_of_several_consumers_end_in_any_order(desk, recorder, order):
     recorder.spans(count=3)
 
 
+class BrokenSpan(trace.NonRecordingSpan):
+    def is_recording(self):
+        raise RuntimeError("not the SDK's")
+
+
+def test_a_span_of_the_applications_own_that_is_broken_stops_nothing(desk, recorder, lenient):
+    before = get_current()
+    delivery = desk().deliver()
+    attach(trace.set_span_in_context(BrokenSpan(trace.INVALID_SPAN_CONTEXT)))
+    delivery.end()
+    attach(before)
+    assert recorder.span("receive orders").status.status_code is trace.StatusCode.OK
+
+
 def test_ending_twice_is_harmless(desk, recorder):
     delivery = desk().deliver()
     delivery.end()

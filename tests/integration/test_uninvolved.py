@@ -10,6 +10,7 @@ import wrapt
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from otel_messaging.core.scope import Held
 from tests.support.drivers import CALLBACKS, DRIVERS
 from tests.support.recorder import Recorder, span_id, trace_id
 from tests.support.waiting import until
@@ -139,6 +140,25 @@ async def test_uninstrumenting_in_a_loop_body_leaves_nothing_behind(connect, rec
     await driver.loop(listener, 1, lambda _: driver.instrumentor().uninstrument())
     recorder.consumers(1)
     assert context.get_current() is before
+
+
+async def test_a_consumer_is_closed_also_where_ours_fails(connect, recorder, lenient, monkeypatch):
+    driver = await connect()
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    await driver.publish(destination)
+    iterator = driver.iterate(listener)
+    await driver.advance(iterator)
+    calls = []
+
+    def fail(held):
+        calls.append(held)
+        raise ZeroDivisionError("our own mistake")
+
+    monkeypatch.setattr(Held, "close", fail)
+    await driver.stop(listener, iterator)
+    assert calls
+    recorder.open.spans.clear()
 
 
 @with_callbacks

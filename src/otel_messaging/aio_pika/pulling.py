@@ -9,12 +9,12 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otel_messaging.core.safety import report
+from otel_messaging.core.safety import guard, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.telemetry import Delivery, Moment, Settlement, Telemetry
+    from otel_messaging.core.telemetry import Delivery, Settlement, Telemetry
 
     from .adapter import AioPika
     from .reading import Identity
@@ -118,7 +118,7 @@ def wrap_get(pika: AioPika, get: Callable[..., Any]) -> Callable[..., Any]:
             message = await get(self, *args, **kwargs)
         except BaseException as error:
             if began is not None:
-                _report_failure(pika, self, error, began)
+                guard("Queue.get", pika.got_none, self, error, began)
             raise
         try:
             if began is not None and message is not None:
@@ -128,10 +128,3 @@ def wrap_get(pika: AioPika, get: Callable[..., Any]) -> Callable[..., Any]:
         return message
 
     return wrapper
-
-
-def _report_failure(pika: AioPika, queue: Any, error: BaseException, began: Moment) -> None:
-    try:
-        pika.got_none(queue, error, began)
-    except Exception as failure:
-        report("Queue.get", failure)

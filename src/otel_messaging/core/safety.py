@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _logger = logging.getLogger("otel_messaging")
 _reported: set[str] = set()
@@ -31,3 +35,20 @@ def report(place: str, error: Exception) -> None:
         place,
         exc_info=error,
     )
+
+
+def guard(place: str, tell: Callable[..., None], *args: Any) -> None:
+    """Call what is ours inside the application's call: what it raises is reported, and goes no further.
+
+    Args:
+        place: as for `report`.
+        tell: what to call.
+        *args: its arguments.
+
+    Raises:
+        Exception: what it has raised, in strict mode.
+    """
+    try:
+        tell(*args)
+    except Exception as error:
+        report(place, error)

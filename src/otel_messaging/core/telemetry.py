@@ -371,9 +371,12 @@ class Delivery(Running):
         By value, not by token: a token can be given back only where it was taken, and messages are handled in one task
         and asked for in another.
         """
-        if current.get(_SPAN) is not self.span and _recording(current) is not None:
-            return
-        attach(self._previous if self._outer is None else self.before()[0])
+        try:
+            if current.get(_SPAN) is not self.span and _recording(current) is not None:
+                return
+            attach(self._previous if self._outer is None else self.before()[0])
+        except Exception as error:  # the span need not be the SDK's
+            safety.report("restoring a context", error)
 
     def before(self) -> tuple[Context, Delivery | None]:
         """The context from before this message, and the message that is handled in it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.batch import Batch
 from otel_messaging.core.cache import Cache
-from otel_messaging.core.safety import report
+from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import Held, Loop
 from otel_messaging.core.state import ATTRIBUTE, find
 from otel_messaging.core.telemetry import Failure, Moment, forget_handled
@@ -351,10 +351,10 @@ def wrap_poll(kafka: Kafka, poll: Callable[..., Any]) -> Callable[..., Any]:
             polled = poll(self, *args, **kwargs)
         except Exception as error:
             if began is not None:
-                _guard(kafka.consumer(self).fail, error, began)
+                guard("KafkaConsumer.poll", kafka.consumer(self).fail, error, began)
             raise
         if polled and began is not None:
-            _guard(kafka.consumer(self).hand_over, polled, began)
+            guard("KafkaConsumer.poll", kafka.consumer(self).hand_over, polled, began)
         return polled
 
     return wrapper
@@ -364,13 +364,6 @@ def _is_asked_by_iterator(
     _timeout_ms: Any = 0, _max_records: Any = None, update_offsets: Any = True, **_named: Any
 ) -> bool:
     return not update_offsets
-
-
-def _guard(tell: Callable[..., None], *args: Any) -> None:
-    try:
-        tell(*args)
-    except Exception as error:
-        report("KafkaConsumer.poll", error)
 
 
 def wrap_enter(kafka: Kafka, enter: Callable[..., Any]) -> Callable[..., Any]:
@@ -394,7 +387,7 @@ def wrap_exit(_kafka: Kafka, leave: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, kind: Any, error: Any, trace: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.exit(error)
+            guard("KafkaConsumer.__exit__", state.exit, error)
         return leave(self, kind, error, trace)
 
     return wrapper
@@ -407,11 +400,11 @@ def wrap_close_consumer(_kafka: Kafka, close: Callable[..., Any]) -> Callable[..
         state = find(self)
         if state is None:
             return close(self, *args, **kwargs)
-        state.close()
+        guard("KafkaConsumer.close", state.close)
         try:
             return close(self, *args, **kwargs)
         finally:
-            state.abandon()
+            guard("KafkaConsumer.close", state.abandon)
 
     return wrapper
 
@@ -422,7 +415,7 @@ def wrap_unsubscribe(_kafka: Kafka, unsubscribe: Callable[..., Any]) -> Callable
     def wrapper(self: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.close()
+            guard("KafkaConsumer.unsubscribe", state.close)
         return unsubscribe(self)
 
     return wrapper

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.propagation import fields
-from otel_messaging.core.safety import report
+from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import find, keep
 from otel_messaging.core.telemetry import Failure, PublishRequest
 
@@ -268,7 +268,7 @@ def wrap_close_producer(kafka: Kafka, close: Callable[..., Any]) -> Callable[...
         finally:
             state = find(self)
             if state is not None and (kafka.leaving or getattr(self, "_closed", True)):
-                state.abandon()
+                guard("KafkaProducer.close", state.abandon)
 
     return wrapper
 

@@ -11,7 +11,7 @@ from weakref import WeakSet
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.propagation import fields
-from otel_messaging.core.safety import report
+from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import find
 from otel_messaging.core.telemetry import Failure
 
@@ -283,7 +283,7 @@ def wrap_close(_nats: Nats, close: Callable[..., Any]) -> Callable[..., Any]:
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.close()
+            guard("Client._close", state.close)
         return await close(self, *args, **kwargs)
 
     return wrapper

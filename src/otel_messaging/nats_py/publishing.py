@@ -191,16 +191,26 @@ def wrap_async_reply(_nats: Nats, handle_reply: Callable[..., Any]) -> Callable[
         try:
             return await handle_reply(self, msg)
         except Exception as error:
-            state = find(self._nc)
-            future = self._publish_async_futures.get(msg.subject.rpartition(".")[2])
-            publication = state.unanswered.get(future) if state is not None else None
-            if publication is None:
-                raise
-            if not is_too_large(error) or not await _sent_again(self._nc, publication, msg.subject):
-                state.answered(future, error)
+            if not await _mended(self, msg, error):
                 raise
 
     return wrapper
+
+
+async def _mended(jetstream: Any, reply: Any, error: Exception) -> bool:
+    """Whether a message was sent again that a stream has refused. If not, its span tells of that."""
+    try:
+        state = find(jetstream._nc)
+        future = jetstream._publish_async_futures.get(reply.subject.rpartition(".")[2])
+        publication = state.unanswered.get(future) if state is not None else None
+        if publication is None:
+            return False
+        if is_too_large(error) and await _sent_again(jetstream._nc, publication, reply.subject):
+            return True
+        state.answered(future, error)
+    except Exception as failure:
+        report("JetStreamContext.publish_async", failure)
+    return False
 
 
 async def _sent_again(connection: Any, publication: Publication, inbox: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.batch import Batch
-from otel_messaging.core.safety import report
+from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import keep
 
 from .client import Client, Deliveries
@@ -192,7 +192,7 @@ def wrap_fetch(nats: Nats, fetch: Callable[..., Any]) -> Callable[..., Any]:
             messages = await fetch(self, *args, **kwargs)
         except Exception as error:
             if began is not None:
-                _report_failure(nats, self, error, began)
+                guard("PullSubscription.fetch", nats.failed, self, error, began)
             raise
         finally:
             told.end()
@@ -203,13 +203,6 @@ def wrap_fetch(nats: Nats, fetch: Callable[..., Any]) -> Callable[..., Any]:
             return messages
 
     return wrapper
-
-
-def _report_failure(nats: Nats, pulling: Any, error: BaseException, began: Moment) -> None:
-    try:
-        nats.failed(pulling, error, began)
-    except Exception as failure:
-        report("PullSubscription.fetch", failure)
 
 
 def wrap_pull_subscribe(nats: Nats, subscribe: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
-from otel_messaging.core.safety import report
+from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import Shared
 from otel_messaging.core.state import find, keep
 
@@ -313,7 +313,7 @@ def wrap_stop(_nats: Nats, stop: Callable[..., Any]) -> Callable[..., Any]:
     async def wrapper(self: Any) -> Any:
         state = find(self)
         if state is not None:
-            state.close()
+            guard("a watcher's stop", state.close)
         return await stop(self)
 
     return wrapper

@@ -6,7 +6,7 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from otel_messaging.core.safety import report
+from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import Shared, handle
 from otel_messaging.core.state import find, keep
 
@@ -119,7 +119,7 @@ def wrap_cancel(_nats: Nats, cancel: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any) -> Any:
         for state in (find(self), find(self._sub)):
             if state is not None:
-                state.close()
+                guard("Subscription.messages", state.close)
         return cancel(self)
 
     return wrapper
