@@ -167,6 +167,25 @@ async def test_a_time_to_live_arrives(connect, recorder):
     assert stored.headers == {"Nats-TTL": "60", "traceparent": traceparent(recorder.producers(1)[0])}
 
 
+async def test_the_publish_hook_is_told_of_every_argument(connect):
+    told = []
+    driver = await connect(publish_hook=lambda _, request: told.append(dict(request.arguments)))
+    jetstream, name = await stream(driver, "new")
+    await jetstream.publish(f"{name}.new", b"x", 2.0, name)
+    await outcome(lambda: driver.client.request(name, b"y", 0.1, old_style=True))
+    if VERSION >= (2, 8):
+        await (await jetstream.publish_async(f"{name}.new", b"z", wait_stall=3.0))
+    assert (
+        told
+        == [
+            {"subject": f"{name}.new", "payload": b"x", "headers": None, "stream": name, "timeout": 2.0},
+            {"subject": name, "payload": b"y", "headers": None, "timeout": 0.1, "old_style": True},
+            {"subject": f"{name}.new", "payload": b"z", "headers": None, "stream": None, "wait_stall": 3.0},
+        ][: len(told)]
+    )
+    assert len(told) == (3 if VERSION >= (2, 8) else 2)
+
+
 async def test_wrong_arguments_are_refused_by_the_library(connect, recorder):
     driver = await connect()
     with pytest.raises(TypeError, match=r"publish\(\) got an unexpected keyword argument 'header'"):

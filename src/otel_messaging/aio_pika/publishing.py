@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _UNROUTABLE = "returned by the broker: {text}"
-sending: ContextVar[Publication | None] = ContextVar("otel_messaging_aio_pika_publishing", default=None)
+sending: ContextVar[Publication | None] = ContextVar("otel_messaging_aio_pika_sending", default=None)
 """The message that `Exchange.publish` is sending, for `Channel.basic_publish` below it."""
 
 

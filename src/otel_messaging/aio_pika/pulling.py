@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .adapter import AioPika
     from .reading import Identity
 
-last_pulled: ContextVar[Delivery | None] = ContextVar("otel_messaging_aio_pika_gotten", default=None)
+last_pulled: ContextVar[Delivery | None] = ContextVar("otel_messaging_aio_pika_pulled", default=None)
 """The message that was pulled last here: another task may have settled it, which brings no context back."""
 
 

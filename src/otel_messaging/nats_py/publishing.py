@@ -77,7 +77,8 @@ def wrap_request(nats: Nats, request: Callable[..., Any]) -> Callable[..., Any]:
         publication = None
         try:
             if inherited() is None:
-                arguments = {"subject": subject, "payload": payload, "headers": headers, "timeout": timeout}
+                others = {"timeout": timeout, "old_style": old_style, **kwargs}
+                arguments = {"subject": subject, "payload": payload, "headers": headers, **others}
                 publication = nats.begin("request", self, self, subject, payload, headers, arguments)
         except Exception as error:
             report("Client.request", error)
@@ -113,7 +114,7 @@ def wrap_jetstream_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        publication = _begin(nats, self, subject, payload, stream, headers, kwargs)
+        publication = _begin(nats, self, subject, payload, stream, headers, {"timeout": timeout, **kwargs})
         call = partial(publish, self, subject, payload, timeout, stream, headers, *args, **kwargs)
         return await tell(publication, partial(_fit, self._nc, call), acknowledged)
 
@@ -161,7 +162,7 @@ def wrap_publish_async(nats: Nats, publish: Callable[..., Any]) -> Callable[...,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        publication = _begin(nats, self, subject, payload, stream, headers, kwargs)
+        publication = _begin(nats, self, subject, payload, stream, headers, {"wait_stall": wait_stall, **kwargs})
         if publication is None:
             return await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
         told = Told(publication.carrier)

@@ -80,7 +80,7 @@ class Told:
         return self._task is not None and self._task is current_task()
 
 
-telling: ContextVar[Told | None] = ContextVar("otel_messaging_nats_told", default=None)
+telling: ContextVar[Told | None] = ContextVar("otel_messaging_nats_telling", default=None)
 
 
 def inherited() -> Mapping[str, str] | None:
