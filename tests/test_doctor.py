@@ -131,7 +131,7 @@ def test_what_happens_at_a_start_is_not_exported_by_the_start_that_is_tried(heal
 def test_the_table_has_80_columns(healthy):
     done = doctor("nats://127.0.0.1:1", environ={**healthy, "OTEL_TRACES_SAMPLER": "always_off"})
     lines = [line for line in done.stdout.splitlines() if len(line) > 80]
-    assert [line for line in lines if " " in line.strip()] == []  # a path or an address that is longer
+    assert [line for line in lines if len(line.split()) > 2] == []  # a path or an address that is longer
     assert done.stdout.isascii()
     assert re.search(r"\n! sampler +always_off \(OTEL_TRACES_SAMPLER\): no trace\n +begins here\n    what", done.stdout)
     assert "    what to do: unset OTEL_TRACES_SAMPLER\n" in done.stdout
