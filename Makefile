@@ -54,6 +54,10 @@ bench-startup: .venv/ready ## Measure what the package adds to the start of a pr
 bench-quick: .venv/ready ## Count the instructions of recorded spans only (a minute)
 	.venv/bin/python -m benchmarks --quick $(ARGS)
 
+.PHONY: soak
+soak: .venv/ready rabbitmq ## Send and consume for minutes, and watch what stays: ARGS="kafka_python", "aio_pika" or "nats_py"
+	.venv/bin/python -m benchmarks.soak $(ARGS)
+
 .PHONY: brokers
 brokers: .venv/ready rabbitmq ## Start the three brokers, print their addresses, wait for Ctrl-C
 	.venv/bin/python -m examples.brokers
