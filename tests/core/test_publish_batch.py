@@ -32,7 +32,7 @@ def told(recorder):
 
 def test_it_ends_when_all_are_answered(shop, batch, recorder):
     messages = [shop.publish(facts=((v.BODY_SIZE, size),)) for size in (1, 2)]
-    batch.close(None)
+    batch.end()
     messages[1].end()
     assert recorder.spans("batch_publish orders") == []
     messages[0].end()
@@ -41,7 +41,7 @@ def test_it_ends_when_all_are_answered(shop, batch, recorder):
 
 def test_what_is_published_afterwards_is_not_counted_nor_waited_for(shop, batch, recorder):
     inside, elsewhere = shop.publish(), contextvars.copy_context()
-    batch.close(None)
+    batch.end()
     late = elsewhere.run(shop.publish)
     inside.end()
     assert told(recorder) == (1, 0)
@@ -50,25 +50,25 @@ def test_what_is_published_afterwards_is_not_counted_nor_waited_for(shop, batch,
 
 def test_an_answer_is_counted_once(shop, batch, recorder):
     messages = [shop.publish(), shop.publish()]
-    batch.close(None)
+    batch.end()
     for _ in range(2):
         messages[0].end()
     assert recorder.spans("batch_publish orders") == []
     messages[1].end()
-    batch.close(None)
+    batch.end()
     assert told(recorder) == (2, 0)
 
 
 def test_a_size_that_is_known_at_the_end_is_added(shop, batch, recorder):
     message = shop.publish()
     message.end(None, ((v.BODY_SIZE, 7),))
-    batch.close(None)
+    batch.end()
     assert told(recorder) == (1, 7)
 
 
 def test_a_failure_that_comes_late_is_told_of(shop, batch, recorder):
     messages = [shop.publish(), shop.publish()]
-    batch.close(None)
+    batch.end()
     messages[0].end()
     messages[1].end(TimeoutError("no answer"))
     found = shape(recorder.span("batch_publish orders"))
@@ -79,9 +79,9 @@ def test_a_failure_that_comes_late_is_told_of(shop, batch, recorder):
 def test_a_span_of_the_application_that_is_still_open_stays_current(batch, recorder):
     def scenario():
         with recorder.tracer.start_as_current_span("job") as job:
-            batch.close(None)
+            batch.end()
             return trace.get_current_span() is job
 
     assert contextvars.copy_context().run(scenario)
-    batch.close(None)
+    batch.end()
     assert get_current() == {}

@@ -310,6 +310,19 @@ async def test_a_block_is_entered_once_at_a_time(publisher, recorder):
     recorder.spans("batch_publish orders", count=1)
 
 
+async def test_a_generator_that_is_left_has_not_failed(publisher, recorder):
+    await publisher()
+
+    def publishing():
+        with batch_publish("orders"):
+            yield
+
+    batches = publishing()
+    next(batches)
+    batches.close()
+    assert recorder.span("batch_publish orders").status.status_code is trace.StatusCode.OK
+
+
 async def test_it_may_end_in_another_context_than_it_began_in(publisher, recorder):
     await publisher()
     block = batch_publish("orders")

@@ -104,9 +104,9 @@ class PublishBatch(Running):
                 self._failures.append(error_type_of(error))
             over = self._closed and not self._awaited
         if over:
-            self._end()
+            self._conclude()
 
-    def close(self, error: BaseException | None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """The application has published all. Harmless when called twice.
 
         Args:
@@ -120,7 +120,7 @@ class PublishBatch(Running):
             self._closed = True
             self._error = error
         if over:
-            self._end()
+            self._conclude()
 
     def _restore(self, current: Context) -> None:
         """Bring back the context from before by value, as `Delivery` does."""
@@ -128,7 +128,7 @@ class PublishBatch(Running):
         if span is self.span or not span.is_recording():
             attach(self._previous)
 
-    def _end(self) -> None:
+    def _conclude(self) -> None:
         error: BaseException | Failure | None = self._error
         if error is None and self._failures:
             error = Failure(self._failures[0], f"{len(self._failures)} of {self._number} messages failed")

@@ -14,14 +14,12 @@ from otel_messaging.core import safety
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.batch import Batch
 
+from .blocks import Block
 from .libraries import is_headers, library_named, library_of, read_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from contextlib import AbstractContextManager
-    from types import TracebackType
-
-    from opentelemetry.trace import Span
 
     from otel_messaging.core.telemetry import Delivery, Incoming, Telemetry
 
@@ -34,49 +32,6 @@ _REMEDY = (
     "takes a message of kafka-python, aio-pika or nats-py. Of any other, or where only its headers are at hand, give"
     " these, with destination= and system= ('kafka', 'rabbitmq' or 'nats')"
 )
-
-
-class Processing:
-    """The handling of a message or of several: a ``with`` or an ``async with`` block.
-
-    The block is given the span, which does nothing where nobody is told of it. An exception that leaves the block is
-    recorded and goes on. Telemetry that fails is logged, and the block runs without.
-    """
-
-    __slots__ = ("_delivery", "_source", "_start")
-
-    def __init__(self, source: _Source, start: Callable[[_Source], Delivery | None]) -> None:
-        self._source = source
-        self._start = start
-        self._delivery: Delivery | None = None
-
-    def __enter__(self) -> Span:
-        if self._delivery is not None:
-            raise RuntimeError("this block is entered already: call process() once for each")
-        try:
-            self._delivery = self._start(self._source)
-        except Exception as error:
-            safety.report("process", error)
-        return INVALID_SPAN if self._delivery is None else self._delivery.span
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        delivery, self._delivery = self._delivery, None
-        if delivery is None:
-            return
-        try:
-            delivery.end(None if isinstance(error, GeneratorExit) else error)  # a generator was left, as by `break`
-        except Exception as failure:
-            safety.report("process", failure)
-
-    async def __aenter__(self) -> Span:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
 
 
 class _Source:
@@ -122,7 +77,7 @@ def process(message: Callable[P, R], /) -> Callable[P, R]: ...  # type: ignore[o
 
 
 @overload
-def process(message: object, /, *, destination: str | None = None, system: str | None = None) -> Processing: ...
+def process(message: object, /, *, destination: str | None = None, system: str | None = None) -> Block: ...
 
 
 def process(message: Any, /, *, destination: str | None = None, system: str | None = None) -> Any:
@@ -159,12 +114,10 @@ def process(message: Any, /, *, destination: str | None = None, system: str | No
     """
     if destination is None and callable(message) and library_of(message) is None:
         return _decorate(message)
-    return Processing(_Source("process", [message], destination, system), _start)
+    return Block("process", functools.partial(_start, _Source("process", [message], destination, system)))
 
 
-def process_batch(
-    messages: Collection[Any], /, *, destination: str | None = None, system: str | None = None
-) -> Processing:
+def process_batch(messages: Collection[Any], /, *, destination: str | None = None, system: str | None = None) -> Block:
     """Handle several messages at once: a span ``batch_process D``, linked to each of them.
 
     The first message's context is its parent; in the OpenTelemetry conventions that is the span around it, if any. The
@@ -194,7 +147,7 @@ def process_batch(
         return nullcontext(INVALID_SPAN)  # type: ignore[return-value]
     source = _Source("process_batch", found, destination, system)
     source.lists = [some for some in lists if isinstance(some, Batch)]
-    return Processing(source, _start_batch)
+    return Block("process_batch", functools.partial(_start_batch, source))
 
 
 def _start(source: _Source) -> Delivery | None:
@@ -270,7 +223,7 @@ def _processing(handler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     try:
         for value in (*args, *kwargs.values()):
             if library_of(value) is not None:
-                return Processing(_Source("process", [value], None, None), _start)
+                return Block("process", functools.partial(_start, _Source("process", [value], None, None)))
         name = getattr(handler, "__qualname__", repr(handler))
         raise TypeError(f"{name}() is decorated by process(), and was called without a message: process() {_REMEDY}")
     except Exception as error:
