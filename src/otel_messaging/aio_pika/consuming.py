@@ -37,11 +37,7 @@ class Source:
         """What is the same for all messages with a routing key."""
         operation = self._operations.get((exchange, routing_key))
         if operation is None:
-            facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
-            destination = consumed_from(
-                exchange or "", routing_key or "", self._queue, self.telemetry.vocabulary.semconv
-            )
-            operation = self.telemetry.operation(v.DELIVER, "process", destination, facts)
+            operation = self.telemetry.operation(v.DELIVER, "process", *self._routed(exchange, routing_key))
             self._operations.put((exchange, routing_key), operation)
         return operation
 
@@ -87,12 +83,15 @@ class Source:
     def _pull(self, exchange: Any, routing_key: Any) -> Pull:
         pull = self._pulls.get((exchange, routing_key))
         if pull is None:
-            facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
-            destination = consumed_from(
-                exchange or "", routing_key or "", self._queue, self.telemetry.vocabulary.semconv
-            )
-            pull = self._pulls.put((exchange, routing_key), self.telemetry.pull("get", destination, facts))
+            pull = self.telemetry.pull("get", *self._routed(exchange, routing_key))
+            self._pulls.put((exchange, routing_key), pull)
         return pull
+
+    def _routed(self, exchange: Any, routing_key: Any) -> tuple[v.Destination, v.Facts]:
+        """The destination of messages that were routed so, and what is known of all of them."""
+        names = self.telemetry.vocabulary
+        destination = consumed_from(exchange or "", routing_key or "", self._queue, names.semconv)
+        return destination, (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
 
 
 def wrap_basic_consume(pika: AioPika, consume: Callable[..., Any]) -> Callable[..., Any]:

@@ -104,12 +104,27 @@ def time_waited(sent: Any) -> float | None:
 
 
 def published_to(exchange: str, routing_key: str, composed: bool) -> v.Destination:
+    """Where a message is published to.
+
+    Args:
+        exchange: its name; empty for the default one.
+        routing_key: that of the message.
+        composed: whether the conventions' name, which has both parts, is in force.
+    """
     temporary = bool(_TEMPORARY.match(routing_key)) and (composed or not exchange)
     named = ":".join(part for part in (exchange, routing_key) if part) or "amq.default"
     return v.Destination(exchange or routing_key or "amq.default", semconv=named, temporary=temporary)
 
 
 def consumed_from(exchange: str, routing_key: str, queue: str, composed: bool) -> v.Destination:
+    """Where a message is consumed from; of exchange, routing key and queue those that are not known are empty.
+
+    Args:
+        exchange: where it was published to.
+        routing_key: with which key.
+        queue: what it has come from.
+        composed: as for `published_to`.
+    """
     parts = dict.fromkeys(part for part in (exchange, routing_key, queue) if part)
     name = queue or exchange or routing_key
     temporary = any(_TEMPORARY.match(part) for part in (parts if composed else (name,)))
@@ -131,4 +146,5 @@ def address(owner: Any) -> Any:
 
 
 def fold(headers: Mapping[Any, Any] | None) -> dict[str, Any] | None:
+    """Headers with their names in lower case; None where there are none."""
     return {str(name).lower(): value for name, value in headers.items()} if headers else None

@@ -34,12 +34,15 @@ def wrap_process_exit(pika: AioPika, leave: Callable[..., Any]) -> Callable[...,
 
 
 def acked(multiple: bool = False) -> v.Attributes:
+    """What `ack` tells."""
     return {v.SETTLE_MULTIPLE: True} if multiple else {}
 
 
 def nacked(multiple: bool = False, requeue: bool = True) -> v.Attributes:
+    """What `nack` tells."""
     return {**acked(multiple), v.SETTLE_REQUEUE: bool(requeue)}
 
 
 def rejected(requeue: bool = False) -> v.Attributes:
+    """What `reject` tells."""
     return {v.SETTLE_REQUEUE: bool(requeue)}

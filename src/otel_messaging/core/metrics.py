@@ -264,6 +264,7 @@ class _Guide:
         )
 
     def choose(self, action: v.Action) -> tuple[Counter | None, Histogram | None, float]:
+        """The counter and the histogram of an action, and what to multiply seconds by for the latter."""
         counters = {v.PUBLISH: self._produced, v.DELIVER: self._consumed, v.RECEIVE: self._consumed}
         timed = action in v.HANDLING
         return counters.get(action), self._duration if timed else None, 1000.0
@@ -292,6 +293,7 @@ class _Semconv:
         )
 
     def choose(self, action: v.Action) -> tuple[Counter | None, Histogram | None, float]:
+        """The counter and the histogram of an action, and what to multiply seconds by for the latter."""
         counters = {v.PUBLISH: self._sent, v.DELIVER: self._consumed, v.RECEIVE: self._consumed}
         if action == v.BATCH_PUBLISH:
             return None, None, 1.0  # its messages are counted and timed one by one

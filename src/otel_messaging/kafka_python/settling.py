@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
 
 def begin_settling(state: Callable[[Any], Any], client: Any, verb: str, *args: Any) -> Settlement | None:
+    """Begin to tell the broker something. It never raises.
+
+    Args:
+        state: gives what is kept for the client.
+        client: the producer or consumer.
+        verb: the library's own word for it.
+        *args: what else the state's ``settlement`` takes.
+    """
     try:
         return state(client).settlement(verb, *args)  # type: ignore[no-any-return]
     except Exception as error:
@@ -23,6 +31,7 @@ def begin_settling(state: Callable[[Any], Any], client: Any, verb: str, *args: A
 def settle(
     settlement: Settlement | None, call: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
+    """Make the call that tells it, and tell of its outcome."""
     try:
         result = call(client, *args, **kwargs)
     except BaseException as error:

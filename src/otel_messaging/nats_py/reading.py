@@ -22,6 +22,7 @@ _SHORT, _LONG = 9, 11  # how many words such a reply has: without and with a dom
 
 
 def describe(payload: Any, headers: dict[str, Any] | None) -> v.Facts:
+    """What is known of a message: its size, and the id that its publisher has given it."""
     size = len(payload) if type(payload) is bytes or hasattr(payload, "__len__") else None
     return ((v.BODY_SIZE, size), (v.MESSAGE_ID, as_text(headers.get(_MESSAGE_ID)) if headers else None))
 

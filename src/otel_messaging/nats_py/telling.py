@@ -96,6 +96,7 @@ def here() -> Told | None:
 
 
 def acknowledged(acknowledgement: Any) -> Outcome:
+    """A stream tells where it has stored a message."""
     return None, (
         (v.NATS_STREAM, acknowledgement.stream),
         (v.NATS_SEQUENCE, acknowledgement.seq),
