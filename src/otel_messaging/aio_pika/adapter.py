@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
+from otel_messaging.core.settling import Last
 from otel_messaging.core.state import find, keep
 from otel_messaging.core.telemetry import Failure, Moment
 
 from .consuming import Source
 from .publishing import Exchange
-from .pulling import Last, Pulled, last_pulled
+from .pulling import Pulled, last_pulled
 from .reading import Identity, address, consumed_from, identify, server
 from .rpc import Call, Reply
 from .settling import giving_back
@@ -88,7 +89,7 @@ class AioPika:
         settlement = self._settlement(verb, message, details)
         if pulled is None or message.processed:
             return settlement
-        return Last(settlement, pulled, identify(message), v.SETTLE_MULTIPLE in details)
+        return Last(settlement, partial(pulled.settled, identify(message), v.SETTLE_MULTIPLE in details))
 
     def _settlement(self, verb: str, message: Any, details: v.Attributes) -> Settlement | None:
         context = self.telemetry.context()

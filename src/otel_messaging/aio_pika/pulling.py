@@ -14,7 +14,7 @@ from otel_messaging.core.safety import guard, report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.telemetry import Delivery, Settlement, Telemetry
+    from otel_messaging.core.telemetry import Delivery, Telemetry
 
     from .adapter import AioPika
     from .reading import Identity
@@ -82,27 +82,6 @@ class Pulled:
         got = self._got.pop(identity, None)
         if got is not None:
             got.delivery.end()
-
-
-class Last:
-    """A settlement after which a pulled message is handled."""
-
-    __slots__ = ("_identity", "_multiple", "_pulled", "_settlement")
-
-    def __init__(self, settlement: Settlement | None, pulled: Pulled, identity: Identity, multiple: bool) -> None:
-        self._settlement = settlement
-        self._pulled = pulled
-        self._identity = identity
-        self._multiple = multiple
-
-    def end(self, error: BaseException | None = None) -> None:
-        """It was told, or telling it failed."""
-        if self._settlement is not None:
-            self._settlement.end(error)
-        try:
-            self._pulled.settled(self._identity, self._multiple)
-        except Exception as failure:
-            report("settling a message that was pulled", failure)
 
 
 def wrap_get(pika: AioPika, get: Callable[..., Any]) -> Callable[..., Any]:

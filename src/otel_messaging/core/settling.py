@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .safety import report
+from .safety import guard, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,27 @@ class Ends(Protocol):
 
     def end(self, error: BaseException | None = None) -> None:
         """It was told, or telling it failed."""
+
+
+class Last:
+    """A settlement after which a message that was pulled is handled.
+
+    Args:
+        settlement: the settlement; None where it is not to be seen.
+        handled: called when it is over.
+    """
+
+    __slots__ = ("_handled", "_settlement")
+
+    def __init__(self, settlement: Ends | None, handled: Callable[[], None]) -> None:
+        self._settlement = settlement
+        self._handled = handled
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It was told, or telling it failed."""
+        if self._settlement is not None:
+            self._settlement.end(error)
+        guard("settling a message that was pulled", self._handled)
 
 
 class Settles(Protocol):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from asyncio import TimeoutError as AsyncioTimeoutError
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from otel_messaging.core.settling import Last
 from otel_messaging.core.state import find, keep
 from otel_messaging.core.telemetry import Moment, PublishRequest
 
 from .client import Client
-from .pulling import Asked, Last, last_pulled
+from .pulling import Asked, last_pulled
 from .reading import is_reply
 
 if TYPE_CHECKING:
@@ -63,7 +65,9 @@ class Nats:
         state = find(message._client)
         asked = state.pulled.get(id(message)) if state is not None else None
         settlement = self._settlement(verb, message, details, asked)
-        return settlement if asked is None or verb == "in_progress" else Last(settlement, asked, message)
+        if asked is None or verb == "in_progress":
+            return settlement
+        return Last(settlement, partial(asked.settled, message))
 
     def _settlement(self, verb: str, message: Any, details: v.Attributes, asked: Asked | None) -> Settlement | None:
         context = self.telemetry.context()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_messaging.core.scope import Held
-    from otel_messaging.core.telemetry import Delivery, Moment, Operation, Settlement, Telemetry
+    from otel_messaging.core.telemetry import Delivery, Moment, Operation, Telemetry
 
     from .adapter import Nats
 
@@ -154,26 +154,6 @@ class Asked:
         got = self._got.pop(key, None)
         if got is not None:
             got.delivery.end()
-
-
-class Last:
-    """A settlement after which a pulled message is handled."""
-
-    __slots__ = ("_asked", "_message", "_settlement")
-
-    def __init__(self, settlement: Settlement | None, asked: Asked, message: Any) -> None:
-        self._settlement = settlement
-        self._asked = asked
-        self._message = message
-
-    def end(self, error: BaseException | None = None) -> None:
-        """It was told, or telling it failed."""
-        if self._settlement is not None:
-            self._settlement.end(error)
-        try:
-            self._asked.settled(self._message)
-        except Exception as failure:
-            report("settling a message that was pulled", failure)
 
 
 def wrap_fetch(nats: Nats, fetch: Callable[..., Any]) -> Callable[..., Any]:
