@@ -6,11 +6,14 @@ import importlib.metadata
 import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import otel_messaging
 from otel_messaging.core import settings
+from otel_messaging.core.metrics import Metrics
+from otel_messaging.core.vocabulary import Vocabulary
 from tests.support import settings_page
 
 ROOT = Path(__file__).parent.parent
@@ -107,3 +110,11 @@ def test_the_table_of_settings_is_that_of_the_code():
 def test_every_setting_is_explained():
     explained = re.findall(r"^### (\w+)$", settings_page.PAGE.read_text(), flags=re.MULTILINE)
     assert explained == list(settings.NAMES)
+
+
+def test_every_metric_is_explained():
+    meter = mock.Mock()
+    Metrics(meter, Vocabulary("both"))
+    names = {call.args[0] for call in meter.method_calls if "Not exported" not in call.kwargs.values()}
+    explained = set(re.findall(r"`(messaging\.[a-z_.]+)`", settings_page.PAGE.read_text()))
+    assert names == explained
