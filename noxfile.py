@@ -60,7 +60,7 @@ def why(skipped: ET.Element) -> str:
     message = skipped.get("message", "")
     if message != "collection skipped":
         return message
-    return (skipped.text or message).rpartition("Skipped: ")[2].strip("')")
+    return (skipped.text or message).rpartition("Skipped: ")[2].strip("'\")")
 
 
 CELLS: dict[str, Cell] = {}
