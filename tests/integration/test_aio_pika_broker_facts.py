@@ -175,6 +175,16 @@ async def test_headers_of_another_form_are_passed_over(connect, recorder, header
     assert attributes.get(DEATHS, 0) == 0
 
 
+async def test_counts_stay_within_what_an_exporter_can_write(connect, recorder):
+    driver = await connect()
+    queue = await driver.queue(driver.name())
+    most = 2**63 - 1
+    headers = {"x-delivery-count": most, "x-death": [{"count": most}, {"count": most}, {"count": -1}]}
+    attributes = await received(driver, recorder, queue, Message(b"1", headers=headers))
+    assert ATTEMPT not in attributes
+    assert attributes.get(DEATHS, 0) in (0, most)  # RabbitMQ 4 takes x-death from nobody
+
+
 async def test_a_stream_is_read_like_a_queue(connect, recorder):
     driver = await connect()
     queue = await declared(driver, **{"x-queue-type": "stream"})

@@ -72,7 +72,7 @@ def wishes(properties: Any) -> v.Facts:
 def _counted(headers: dict[str, Any]) -> v.Facts:
     """What the broker has counted. A quorum queue counts the deliveries before this one."""
     before, deaths = headers.get("x-delivery-count"), headers.get("x-death")
-    facts: v.Facts = ((v.ATTEMPT, before + 1),) if isinstance(before, int) else ()
+    facts: v.Facts = ((v.ATTEMPT, before + 1),) if type(before) is int and 0 <= before < v.LARGEST else ()
     if not isinstance(deaths, list) or not all(isinstance(death, dict) for death in deaths):
         return facts
     first = deaths[-1] if deaths else {}  # the latest is in front
@@ -84,14 +84,14 @@ def _counted(headers: dict[str, Any]) -> v.Facts:
         (v.RABBITMQ_DEATH_COUNTS, [_times(death) for death in told] or None),
         (v.RABBITMQ_DEATH_QUEUE, as_text(headers.get("x-first-death-queue", first.get("queue")))),
         (v.RABBITMQ_DEATH_REASON, as_text(headers.get("x-first-death-reason", first.get("reason")))),
-        (v.RABBITMQ_DEATH_COUNT, sum(_times(death) for death in deaths)),
+        (v.RABBITMQ_DEATH_COUNT, min(sum(_times(death) for death in deaths), v.LARGEST)),
     )
 
 
 def _times(death: dict[str, Any]) -> int:
     """How often a message died in one place for one reason."""
     count = death.get("count")
-    return count if type(count) is int else 0
+    return count if type(count) is int and 0 <= count <= v.LARGEST else 0
 
 
 def time_waited(sent: Any) -> float | None:

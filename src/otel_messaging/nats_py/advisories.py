@@ -22,7 +22,6 @@ _FACTS = (
     (v.NATS_GIVEN_UP_SEQUENCE, "stream_seq", int),
     (v.NATS_GIVEN_UP_DELIVERIES, "deliveries", int),
 )
-_LARGEST = 2**63  # what an exporter can write
 _LONGEST = 10_000  # bytes: several times what a server sends
 
 
@@ -44,4 +43,4 @@ def given_up(data: bytes) -> v.Facts:
 def _is_well_formed(value: Any, kind: type) -> bool:
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
-    return not isinstance(value, int) or 0 <= value < _LARGEST
+    return not isinstance(value, int) or 0 <= value <= v.LARGEST

@@ -16,7 +16,7 @@ from otel_messaging.core.state import find
 from otel_messaging.core.telemetry import Failure
 
 from .advisories import GIVEN_UP, given_up
-from .reading import DELIVERED, describe, fold, split_reply, stored
+from .reading import DELIVERED, describe, fold, number, split_reply, stored
 from .telling import acknowledged
 
 if TYPE_CHECKING:
@@ -248,9 +248,9 @@ class Deliveries:
             return (), None
         stamp, pending = words[5:7]
         try:
-            behind = int(pending) if self._tells_lag else None
+            behind = number(pending) if self._tells_lag else None
             facts = stored(words, behind, self._group)
-            waited = time.time() - int(stamp) / 1e9
+            waited = time.time() - number(stamp) / 1e9
         except ValueError:
             return (), None
         if behind is not None:

@@ -82,15 +82,30 @@ def stored(words: Sequence[str], behind: int | None, group: str | None) -> v.Fac
         words: of its reply subject, as `split_reply` gives them.
         behind: how many messages wait behind it.
         group: what its consumer is called, where that is known already.
+
+    Raises:
+        ValueError: the words are not those of a server.
     """
     stream, consumer, attempt, sequence = words[:4]
     return (
         (v.NATS_STREAM, stream),
-        (v.NATS_SEQUENCE, int(sequence)),
-        (v.ATTEMPT, int(attempt)),
+        (v.NATS_SEQUENCE, number(sequence)),
+        (v.ATTEMPT, number(attempt)),
         (v.LAG, behind),
         (v.NATS_GROUP, None if group else consumer),
     )
+
+
+def number(word: str) -> int:
+    """A number in a reply subject, which anybody may have made up.
+
+    Raises:
+        ValueError: no server would send it.
+    """
+    found = int(word)
+    if not 0 <= found <= v.LARGEST:
+        raise ValueError(f"no number of JetStream: {word:.50}")
+    return found
 
 
 def split_reply(reply: str) -> Sequence[str] | None:
