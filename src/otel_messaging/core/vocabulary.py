@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 LARGEST = 2**63 - 1
-"""The largest number that an exporter can write. With a larger one it loses all that it was to export together."""
+"""The largest number that OTLP has room for. A larger one costs a span its attribute, and metrics the whole export."""
 
 # What adapters know of a message. Each is written under the names that _NAMES gives it.
 SYSTEM = "system"
