@@ -202,6 +202,11 @@ def test_wrong_arguments_fail_as_without_us(spans, recorder):
     assert traced == failures()
 
 
+def test_offsets_given_twice_are_refused_by_the_library(spans):
+    with pytest.raises(TypeError, match=r"commit\(\) got multiple values for argument 'offsets'"):
+        spans.consumer().commit({}, offsets={})
+
+
 def test_what_is_committed_by_itself_makes_nothing(plain, recorder):
     plain.instrument(settle="span")
     plain.fill(b"a")

@@ -425,7 +425,7 @@ def wrap_commit(kafka: Kafka, commit: Callable[..., Any]) -> Callable[..., Any]:
     """`KafkaConsumer.commit` returns when the broker has answered. What is committed by itself does not come here."""
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        settlement = begin_settling(kafka.consumer, self, "commit", _offsets(*args, **kwargs))
+        settlement = begin_settling(kafka.consumer, self, "commit", _offsets(args, kwargs))
         return settle(settlement, commit, self, args, kwargs)
 
     return wrapper
@@ -436,7 +436,7 @@ def wrap_commit_async(kafka: Kafka, commit: Callable[..., Any]) -> Callable[...,
     event = kafka.telemetry.settings.settle == "event"  # it cannot wait for the answer: the message is handled by then
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        settlement = begin_settling(kafka.consumer, self, "commit_async", _offsets(*args, **kwargs))
+        settlement = begin_settling(kafka.consumer, self, "commit_async", _offsets(args, kwargs))
         try:
             future = commit(self, *args, **kwargs)
         except BaseException as error:
@@ -466,5 +466,6 @@ def _await_commit(kafka: Kafka, consumer: Any, settlement: Settlement, future: A
         report("KafkaConsumer.commit_async", error)
 
 
-def _offsets(offsets: Any = None, *_args: Any, **_kwargs: Any) -> Any:
-    return offsets
+def _offsets(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a commit is given first. What it does not take, the library says itself."""
+    return args[0] if args else kwargs.get("offsets")
