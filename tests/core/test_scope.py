@@ -261,6 +261,25 @@ def test_a_break_ends_the_handling_at_once(consumer, recorder):
     recorder.spans(count=1)
 
 
+class KeepsErrors(Consumer):
+    """It goes on after an error, which it keeps: with it the frames of its callers, as kafka-python does."""
+
+    def __next__(self):
+        try:
+            raise OSError
+        except OSError as error:
+            self.error = error
+        return super().__next__()
+
+
+def test_an_error_that_a_consumer_keeps_keeps_no_loop_of_it(desk, recorder):
+    before = get_current()
+    for _ in KeepsErrors(desk(), range(3)):
+        break
+    assert get_current() is before
+    recorder.spans(count=1)
+
+
 def test_an_exception_ends_the_handling_when_it_has_left_the_loop(consumer, recorder):
     before = get_current()
 

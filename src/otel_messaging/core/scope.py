@@ -148,7 +148,9 @@ class Loop(_Loop):
 
     def __next__(self) -> Any:
         self._held.asker = self._token
-        return next(self._consumer)
+        consumer = self._consumer
+        del self  # an error that the library keeps keeps this frame, which must not keep the loop
+        return next(consumer)
 
 
 class AsyncLoop(_Loop):
