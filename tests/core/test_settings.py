@@ -43,6 +43,11 @@ BAD = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def nothing_told_yet(monkeypatch):
+    monkeypatch.setattr(settings, "_told", set())
+
+
 @pytest.mark.parametrize(
     ("opt_in", "expected"),
     [
@@ -107,7 +112,22 @@ def test_a_bad_variable_is_a_warning_that_says_what_is_used(name, value, remedy,
     variable = f"OTEL_PYTHON_MESSAGING_{name.upper()}"
     assert load({}, {variable: value}) == GUIDE
     assert caplog.record_tuples == [
-        ("otel_messaging", logging.WARNING, f"{variable}={value!r}: {remedy}; using {getattr(GUIDE, name)!r}")
+        (
+            "otel_messaging",
+            logging.WARNING,
+            f"{variable}={value!r}: {remedy}; using {getattr(GUIDE, name)!r} until it is corrected",
+        )
+    ]
+
+
+def test_a_bad_variable_is_told_once_and_a_bad_argument_each_time(caplog):
+    for value in ("never", "never", "ever"):
+        load({"lag": "maybe"}, {"OTEL_PYTHON_MESSAGING_SETTLE": value})
+    told = [message.partition(":")[0] for message in caplog.messages]
+    assert told.count("lag='maybe'") == 3
+    assert [text for text in told if text != "lag='maybe'"] == [
+        "OTEL_PYTHON_MESSAGING_SETTLE='never'",
+        "OTEL_PYTHON_MESSAGING_SETTLE='ever'",
     ]
 
 
@@ -127,7 +147,7 @@ def test_a_bad_argument_leaves_what_the_variable_says(name, value, caplog):
     assert load({name: value}, variables) == load({}, variables)
     (message,) = caplog.messages
     assert message.startswith(f"{name}={value!r}: ")
-    assert message.endswith(f"; using {getattr(load({}, variables), name)!r}")
+    assert message.endswith(f"; using {getattr(load({}, variables), name)!r} until it is corrected")
 
 
 def test_a_default_of_the_conventions_is_what_a_bad_value_leaves(caplog):

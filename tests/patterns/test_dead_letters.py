@@ -391,3 +391,36 @@ def test_an_application_that_puts_nothing_aside_imports_no_client(library):
         "sys.exit(str(found) if found else 0)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+ACCEPTED = {
+    "kafka_python": ("a ConsumerRecord of kafka-python", "a KafkaProducer after record and error"),
+    "aio_pika": ("an IncomingMessage of aio-pika", "an Exchange after message and error"),
+    "nats_py": ("a Msg or a RawStreamMsg of nats-py", "a Client or a JetStreamContext after message and error"),
+}
+
+
+async def test_a_wrong_argument_is_refused_in_words_that_say_what_is_accepted(scene):
+    played = await scene()
+    publisher, grave = played.driver.publisher, played.grave
+    put_aside = importlib.import_module(f"otel_messaging.{played.driver.library}").dead_letter
+
+    async def refused(*arguments):
+        with pytest.raises(TypeError) as caught:
+            result = put_aside(*arguments)
+            if played.driver.library != "kafka_python":
+                await result
+        return str(caught.value)
+
+    async def body(message):
+        said.append(await refused(BrokenError(), message, publisher, grave))
+        said.append(await refused(message, BrokenError(), grave, publisher))
+
+    said = []
+    await played.driver.publish(played.origin)
+    await played.driver.loop(played.listener, 1, body)
+    message, publisher = ACCEPTED[played.driver.library]
+    assert said == [
+        f"dead_letter() was given 'BrokenError': it takes {message}",
+        f"dead_letter() was given 'str': it takes {publisher}",
+    ]

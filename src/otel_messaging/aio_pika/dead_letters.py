@@ -6,8 +6,9 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import report
-from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, reasons
+from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
 
+from .messages import is_message
 from .reading import fold, identify
 
 if TYPE_CHECKING:
@@ -51,8 +52,11 @@ async def dead_letter(
         What ``Exchange.publish`` returns. A message that the broker could not route is returned, not raised.
 
     Raises:
+        TypeError: this is no message that has come from a queue, or no exchange.
         Exception: whatever ``Exchange.publish`` raises.
     """
+    expect(message, is_message(message), "an IncomingMessage of aio-pika")
+    expect(exchange, hasattr(exchange, "publish"), "an Exchange after message and error")
     sent: Any = copy.copy(message)  # not locked, as the message is when it is settled
     headers = _encodable(message.headers or {})
     sent.headers = headers

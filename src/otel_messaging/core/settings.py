@@ -13,6 +13,7 @@ _logger = logging.getLogger("otel_messaging")
 
 OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
 _PREFIX = "OTEL_PYTHON_MESSAGING_"
+_told: set[tuple[str, Any]] = set()  # of bad variables, in this process
 
 
 class Settings(NamedTuple):
@@ -104,7 +105,16 @@ def load(arguments: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
     Returns:
         The settings in force. A bad value is logged with what is used instead; it never raises.
     """
-    return read(arguments, environ, _logger.warning)[0]
+    return read(arguments, environ, _warn)[0]
+
+
+def _warn(text: str, source: str, value: Any, *details: Any) -> None:
+    """Log a bad value; that of a variable once, though each instrumentor reads it."""
+    if source.startswith(_PREFIX):
+        if (source, value) in _told:
+            return
+        _told.add((source, value))
+    _logger.warning(text, source, value, *details)
 
 
 def read(
@@ -131,7 +141,7 @@ def read(
                 values[name] = parse(value)
                 origins[name] = source
             except (ValueError, TypeError) as error:
-                warn("%s=%r: %s; using %r", source, value, error, values[name])
+                warn("%s=%r: %s; using %r until it is corrected", source, value, error, values[name])
     return Settings(**values), origins
 
 

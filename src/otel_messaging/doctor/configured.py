@@ -151,7 +151,9 @@ def _propagators(environ: Mapping[str, str]) -> Row:
     for name in names:
         if name not in there:
             text = f"{name!r} is not installed: OpenTelemetry does not even start ({variable})"
-            return Row("propagators", text, f"correct {variable}, or install its package; {default} is the default")
+            return Row(
+                "propagators", text, f"correct {variable} ({default} is the default), or install what has {name}"
+            )
     return Row("propagators", f"{','.join(names)} ({variable if environ.get(variable) else 'default'})")
 
 

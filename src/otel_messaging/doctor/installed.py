@@ -156,28 +156,35 @@ def _client(point: metadata.EntryPoint, disabled: set[str]) -> Iterable[Row]:
         yield Row(point.name, "does not load", f"see why: {shlex.quote(sys.executable)} -c 'import {point.module}'")
         return
     found = _is_installed(kind)
+    wanted = {Requirement(text).name: text for text in kind.requirements}
+    fitting = {
+        name for name in found if Requirement(wanted[name]).specifier.contains(found[name])
+    }  # as the loader asks
     for name, number in found.items():
-        wanted = next(text for text in kind.requirements if Requirement(text).name == name)
-        fits = Requirement(wanted).specifier.contains(number)  # as the loader asks
-        yield Row(
-            name, f"{number}, {'supported' if fits else f'not supported: {wanted}'}", "" if fits else install(wanted)
-        )
+        if name in fitting:
+            yield Row(name, f"{number}, supported")
+        else:
+            yield Row(name, f"{number}, not supported: {wanted[name]}", install(wanted[name]))
     if not found:
         yield Row(kind.requirements[0].split()[0], "not installed")
     rivals = [rival for rival in kind.rivals if version(rival.package) and rival.entry_point not in disabled]
-    yield _entry_point(point, found, rivals, disabled)
+    yield _entry_point(point, found, bool(fitting), rivals, disabled)
     if found and rivals and not disabled & {"*", point.name}:
         yield from (_rival(rival) for rival in rivals)
 
 
-def _entry_point(point: metadata.EntryPoint, found: dict[str, str], rivals: list[Rival], disabled: set[str]) -> Row:
+def _entry_point(
+    point: metadata.EntryPoint, found: dict[str, str], fits: bool, rivals: list[Rival], disabled: set[str]
+) -> Row:
     shadow = _shadows(point)
     if shadow:
         return Row(point.name, f"another package has an entry point of this name: {shadow}", f"uninstall {shadow}")
     for name in disabled & {"*", point.name}:
         wanted = found and (name == "*" or not rivals)  # with another one on, this one is off on purpose
         return Row(point.name, f"disabled by {_DISABLED}", f"take {name} out of {_DISABLED}" if wanted else "")
-    return Row(point.name, "loads" if found else "loads; its client is not installed")
+    if not found:
+        return Row(point.name, "loads; its client is not installed")
+    return Row(point.name, "loads" if fits else "loads; its client's version is not supported")
 
 
 def _rival(rival: Rival) -> Row:

@@ -37,9 +37,12 @@ try:
     provider = type(trace.get_tracer_provider())
     points = [p for p in entry_points(group="opentelemetry_instrumentor") if p.value.startswith("otel_messaging")]
     on = [p.name for p in points if p.load()().is_instrumented_by_opentelemetry]
-    told = {"sdk": f"{provider.__module__}.{provider.__qualname__}", "on": sorted(on), "said": Keep.said}
+    # A version that is not supported is told where the clients are.
+    refused = tuple(f"{p.name} instruments " for p in points)
+    said = [text for text in Keep.said if not text.startswith(refused)]
+    told = {"sdk": f"{provider.__module__}.{provider.__qualname__}", "on": sorted(on), "said": said}
 except Exception as error:
-    told = {"sdk": "", "on": [], "said": [*Keep.said, f"not even that: {type(error).__name__}"]}
+    told = {"sdk": "", "on": [], "said": [*Keep.said, f"OpenTelemetry cannot be imported: {type(error).__name__}"]}
 print(json.dumps(told), file=open(sys.argv[1], "w"))
 """
 
@@ -79,8 +82,11 @@ def _run(answer: Path, environ: Mapping[str, str]) -> bool:
 
 
 def _rows(told: dict[str, Any]) -> list[Row]:
-    started = told["sdk"].startswith("opentelemetry.sdk.")
-    rows = [Row("SDK", told["sdk"] or "none", "" if started else f"mend what is marked above; {_SEE}")]
-    rows.append(Row("entry points that are on", ", ".join(told["on"]) or "none of ours"))
-    rows += [Row(f"error {number}", text[:200], _SEE) for number, text in enumerate(told["said"][:5], 1)]
-    return rows
+    said = [text[:300] for text in told["said"][:5]]
+    if told["sdk"].startswith("opentelemetry.sdk."):
+        first = Row("SDK", told["sdk"])
+    else:  # one problem, with what was said of it
+        why = said.pop(0) if said else f"{told['sdk']} records nothing"
+        first = Row("SDK", f"none is started: {why}", f"mend what is marked above, or {_SEE}")
+    on = Row("entry points that are on", ", ".join(told["on"]) or "none of ours")
+    return [first, on, *(Row(f"error {number}", text, _SEE) for number, text in enumerate(said, 1))]

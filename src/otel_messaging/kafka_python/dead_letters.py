@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import report
-from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, reasons
+from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
 
+from .messages import is_message
 from .producer import HEADERS_SINCE
 from .records import fold
 
@@ -44,8 +45,11 @@ def dead_letter(
         What ``KafkaProducer.send`` returns: a future, whose ``get()`` waits until the broker has the record.
 
     Raises:
+        TypeError: this is no record, or nothing that sends one.
         Exception: whatever ``KafkaProducer.send`` raises.
     """
+    expect(record, is_message(record), "a ConsumerRecord of kafka-python")
+    expect(producer, hasattr(producer, "send"), "a KafkaProducer after record and error")
     headers = list(record.headers or ())
     letters = _letters(record, error, producer, headers)
     with DeadLetter("kafka_python", "kafka", record.topic, fold(headers), error, _concerns(record)) as letter:

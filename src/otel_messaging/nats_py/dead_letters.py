@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.propagation import as_text
 from otel_messaging.core.safety import report
-from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, reasons
+from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
 
+from .messages import is_message
 from .publishing import is_too_large
 from .reading import DELIVERED, fold, split_reply
 
@@ -56,8 +57,11 @@ async def dead_letter(
         What ``publish`` returns: of JetStream the stream's acknowledgement.
 
     Raises:
+        TypeError: this is no message, or nothing that publishes one.
         Exception: whatever ``publish`` raises.
     """
+    expect(message, is_message(message), "a Msg or a RawStreamMsg of nats-py")
+    expect(publisher, hasattr(publisher, "publish"), "a Client or a JetStreamContext after message and error")
     headers = _sendable(message.headers)
     letters = _letters(message, error, publisher, headers)
     with DeadLetter("nats_py", "nats", message.subject, fold(headers), error, _concerns(message)) as letter:

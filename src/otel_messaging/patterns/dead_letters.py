@@ -30,6 +30,21 @@ ERROR = PREFIX + "error"
 _LONGEST = 1000  # characters of an error's text: no header may make a message too large that was not
 
 
+def expect(value: Any, fits: bool, wanted: str) -> None:
+    """Refuse an argument before anything is sent.
+
+    Args:
+        value: the argument.
+        fits: whether it will do.
+        wanted: what will.
+
+    Raises:
+        TypeError: it will not do.
+    """
+    if not fits:
+        raise TypeError(f"dead_letter() was given {type(value).__name__!r}: it takes {wanted}")
+
+
 def reasons(error: BaseException, encoding: str = "utf-8") -> dict[str, str]:
     """The headers that say why: the error's type, and its text where it has one.
 
