@@ -157,9 +157,8 @@ def _client(point: metadata.EntryPoint, disabled: set[str]) -> Iterable[Row]:
         return
     found = _is_installed(kind)
     wanted = {Requirement(text).name: text for text in kind.requirements}
-    fitting = {
-        name for name in found if Requirement(wanted[name]).specifier.contains(found[name])
-    }  # as the loader asks
+    # As the loader asks.
+    fitting = {name for name, number in found.items() if Requirement(wanted[name]).specifier.contains(number)}
     for name, number in found.items():
         if name in fitting:
             yield Row(name, f"{number}, supported")
