@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -118,3 +120,20 @@ def test_every_metric_is_explained():
     names = {call.args[0] for call in meter.method_calls if "Not exported" not in call.kwargs.values()}
     explained = set(re.findall(r"`(messaging\.[a-z_.]+)`", settings_page.PAGE.read_text()))
     assert names == explained
+
+
+THROUGH = """
+import asyncio
+async def through():
+    async with lifespan(None):
+        pass
+asyncio.run(through())
+"""
+
+
+@pytest.mark.parametrize(("page", "call"), [("processes", "work()"), ("servers", THROUGH)])
+def test_what_flushes_in_the_documents_does_no_harm_where_telemetry_is_off(page, call):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/switching-it-on/{page}.md").read_text(), re.DOTALL)
+    assert "force_flush()" in code
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{call}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
