@@ -116,6 +116,11 @@ def test_the_init_container_carries_what_an_application_needs(
     expect_one_trace(run(python, FOLDER / PROGRAMS["kafka_python"].file, destination, environ={**environ, **path}))
 
 
+def test_the_init_container_has_the_folder_that_the_operator_takes_for_musl(carried, tmp_path):
+    subprocess.run(["cp", "-r", f"{carried.at('/autoinstrumentation-musl')}/.", tmp_path / "mounted"], check=True)
+    assert (tmp_path / "mounted" / "otel_messaging").is_dir()
+
+
 @pytest.fixture(scope="module")
 def compose():
     return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
