@@ -150,7 +150,7 @@ def _propagators(environ: Mapping[str, str]) -> Row:
         )
     for name in names:
         if name not in there:
-            text = f"{name!r} is not installed: OpenTelemetry does not even start ({variable})"
+            text = f"{name!r} is not installed ({variable}): opentelemetry-instrument ends before the program begins"
             remedy = f"correct {variable} ({default} is the default), or install the package that has it"
             return Row("propagators", text, remedy)
     return Row("propagators", f"{','.join(names)} ({variable if environ.get(variable) else 'default'})")
