@@ -63,12 +63,16 @@ class Proxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
 
     async def _accept(self, reader, writer):
+        self._writers.append(writer)
+        self._watch(asyncio.current_task())
         from_broker, to_broker = await asyncio.open_connection(self._url.hostname, self._url.port or 5672)
-        self._writers += [writer, to_broker]
+        self._writers.append(to_broker)
         for copy in (self._copy(reader, to_broker), self._copy(from_broker, writer, self._answers)):
-            task = asyncio.ensure_future(copy)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._watch(asyncio.ensure_future(copy))
+
+    def _watch(self, task):
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _copy(self, reader, writer, gate=None):
         with contextlib.suppress(OSError):
