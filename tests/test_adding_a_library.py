@@ -119,6 +119,25 @@ show()
     assert [line.split(" OK")[0] for line in lines[::2]] == ["publish orders PRODUCER", "receive orders CONSUMER"]
 
 
+def test_a_mistake_of_ours_reaches_nobody(run):
+    lines = run("""
+from otel_messaging.core.scope import Held
+logging.disable()
+safety.strict = False
+producer, consumer = toymq.Producer(), toymq.Consumer("orders")
+for _ in range(2):
+    producer.send("orders", b"")
+next(consumer)
+done = []
+for name in ("end", "hold", "close"):
+    setattr(Held, name, lambda self, *_, name=name: done.append(name) or 1 / 0)
+next(consumer)
+consumer.close()
+print(*done, consumer.open)
+""")
+    assert lines == ["end hold close False"]
+
+
 def test_switched_off_everything_is_as_it_was(run):
     assert (
         run("""
