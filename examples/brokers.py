@@ -260,11 +260,15 @@ class RabbitMQ(Broker):
     def _launch(self) -> None:
         (self.folder / "home").mkdir(exist_ok=True)
         (self.folder / "plugins").write_text("[].\n")
-        (self.folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\n")
+        (self.folder / "rabbitmq.conf").write_text("\n".join(self._settings()) + "\n")
         # A node that finds no epmd starts one in the background, which would outlive it.
         self._spawn("epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1")
         self._wait_for(self._epmd_port, b"\x00\x01n", struct.pack(">i", self._epmd_port))
         self._spawn(self._script, env=self._environment())
+
+    def _settings(self) -> list[str]:
+        """Return the lines of its rabbitmq.conf."""
+        return [f"listeners.tcp.1 = 127.0.0.1:{self.port}"]
 
     def _environment(self) -> dict[str, str]:
         """Name everything that the node would otherwise share with the system's own node."""

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aio_pika import Message
 from aio_pika.exceptions import MessageProcessError
-from aio_pika.patterns import RPC, JsonRPC, Master, NackMessage, RejectMessage
+from aio_pika.patterns import RPC, JsonMaster, JsonRPC, Master, NackMessage, RejectMessage
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
@@ -219,27 +219,51 @@ async def test_an_excluded_call_still_passes_its_context_on(connect, recorder):
 # Tasks for workers.
 
 
-async def worked(driver, function, task=None, **options):
+async def worked(driver, function, kind=Master, **options):
     """What a worker makes of a task."""
-    master = Master(driver.channel, **options)
+    master = kind(driver.channel, **options)
     name = driver.name()
     worker = await master.create_worker(name, function, auto_delete=True)
-    await master.create_task(name, task or {"number": 4})
+    await master.create_task(name, {"number": 4})
     return name, worker
 
 
-async def test_a_task_is_a_message(connect, recorder):
+@pytest.mark.parametrize("kind", [Master, JsonMaster])
+async def test_a_task_is_a_message(connect, recorder, kind):
     driver = await connect()
     seen = []
 
     async def work(*, number):
         seen.append((number, trace.get_current_span().get_span_context()))
 
-    name, worker = await worked(driver, work)
+    name, worker = await worked(driver, work, kind)
     (handled,) = await until(lambda: recorder.spans(f"receive {name}"))
+    sent = recorder.span(f"publish {name}")
+    assert len(recorder.spans()) == 2
     assert seen == [(4, handled.context)]
-    assert handled.parent.span_id == span_id(recorder.span(f"publish {name}"))
-    assert shape(handled)["events"] == [("ack", {})]
+    task = kind(driver.channel).serialize({"number": 4})
+    whole = {"links": [], "status": ("OK", None)}
+    message_id = {"messaging.message.id": sent.attributes["messaging.message.id"]}
+    assert shape(sent) == {
+        "name": f"publish {name}",
+        "kind": "PRODUCER",
+        "parent": None,
+        "attributes": {**driver.published("guide", name, task), **message_id},
+        "events": [],
+        **whole,
+    }
+    assert shape(handled) == {
+        "name": f"receive {name}",
+        "kind": "CONSUMER",
+        "parent": span_id(sent),
+        "attributes": {
+            **driver.consumed("guide", name, task),
+            **message_id,
+            "messaging.rabbitmq.message.delivery_tag": 1,
+        },
+        "events": [("ack", {})],
+        **whole,
+    }
     await worker.close()
 
 
