@@ -43,11 +43,6 @@ BAD = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def nothing_told_yet(monkeypatch):
-    monkeypatch.setattr(settings, "_told", set())
-
-
 @pytest.mark.parametrize(
     ("opt_in", "expected"),
     [
