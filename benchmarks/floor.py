@@ -108,8 +108,11 @@ def _finisher(told: dict[str, Any]) -> Callable[[Any], None]:
 
     def finish(span: Any) -> None:
         if span.is_recording():
-            if late:
+            if len(late) > 2:  # to look at a mapping costs the SDK as much as two attributes
                 span.set_attributes(late)
+            else:
+                for key, value in late.items():
+                    span.set_attribute(key, value)
             if succeeds:
                 span.set_status(_OK)
         span.end()

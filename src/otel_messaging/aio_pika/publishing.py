@@ -9,7 +9,7 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.propagation import fields
 from otel_messaging.core.safety import report
-from otel_messaging.core.state import keep
+from otel_messaging.core.state import ATTRIBUTE, keep
 from otel_messaging.core.telemetry import Failure, PublishRequest
 
 from .reading import address, assigned_id, fold, published_to, server, wishes
@@ -67,7 +67,9 @@ class Exchange:
         return self._operations.put((verb, routing_key), operation)
 
 
-def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., Any]:
+def wrap_publish(  # noqa: C901 (per message: a call would cost more than the branch it hides)
+    pika: AioPika, publish: Callable[..., Any]
+) -> Callable[..., Any]:
     """`Exchange.publish` is where every message leaves, those of the patterns too."""
     from pamqp.commands import Basic
 
@@ -75,7 +77,9 @@ def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., An
 
     telemetry = pika.telemetry
 
-    async def wrapper(self: Any, message: Any, routing_key: Any, *args: Any, **kwargs: Any) -> Any:
+    async def wrapper(  # noqa: C901 (as above)
+        self: Any, message: Any, routing_key: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         begun: Publication | None
         publication = None
         try:
@@ -83,7 +87,10 @@ def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., An
             if context is not None and isinstance(routing_key, str):
                 pattern = at_work.get()
                 if pattern is None or not pattern.concerns(message, routing_key):
-                    begun = publication = keep(self, telemetry, Exchange).publish(message, routing_key, context)
+                    exchange = self.__dict__.get(ATTRIBUTE)
+                    if exchange is None or exchange.telemetry is not telemetry:
+                        exchange = keep(self, telemetry, Exchange)
+                    begun = publication = exchange.publish(message, routing_key, context)
                 else:
                     begun = pika.pattern(pattern, self, message, routing_key, context)
                 if begun is not None and telemetry.publish_hook is not None:
@@ -101,7 +108,8 @@ def wrap_publish(pika: AioPika, publish: Callable[..., Any]) -> Callable[..., An
             end(publication, error)
             raise
         finally:
-            sending.set(None)
+            if sending.get() is not None:  # the transport was not reached
+                sending.set(None)
         if publication is not None:
             try:
                 publication.end(None if type(result) is taken else _returned(result), assigned_id(publication.sent))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _FLAGS = {f"{flags:02x}": TraceFlags(flags) for flags in range(4)}
+_TAILS = {flags: f"-{flags:02x}" for flags in range(4)}
 _NOTHING: dict[str, str] = {}
 (BAGGAGE,) = baggage.clear(Context())
 """The key of baggage in a context, which the API keeps to itself."""
@@ -127,8 +128,10 @@ def inject(span: Span, context: Context) -> dict[str, str]:
             trace_id, span_id, _, flags, state, valid = span.get_span_context()
             if not valid:
                 return _NOTHING
-            if state is DEFAULT_TRACE_STATE:
-                return {"traceparent": f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"}
+            tail = _TAILS.get(flags)
+            if state is DEFAULT_TRACE_STATE and tail is not None:  # hexadecimal by way of bytes takes half as long
+                trace_text, span_text = trace_id.to_bytes(16, "big").hex(), span_id.to_bytes(8, "big").hex()
+                return {"traceparent": f"00-{trace_text}-{span_text}{tail}"}
         carrier: dict[str, str] = {}
         propagate.get_global_textmap().inject(carrier, set_span_in_context(span, context))
         return carrier
@@ -143,7 +146,9 @@ def remote(headers: Mapping[str, Any]) -> Span | None:
     if not known.standard or "tracestate" in headers or "baggage" in headers:
         return None
     value = headers.get("traceparent")
-    if type(value) is not str:
+    if type(value) is bytes:
+        value = value.decode("latin-1")  # what is no ASCII does not match
+    elif type(value) is not str:
         value = as_text(value)
     found = _TRACEPARENT.fullmatch(value) if value is not None else None
     if found is None:

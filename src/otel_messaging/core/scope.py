@@ -150,7 +150,7 @@ class Loop(_Loop):
         self._held.asker = self._token
         consumer = self._consumer
         del self  # an error that the library keeps keeps this frame, which must not keep the loop
-        return next(consumer)
+        return type(consumer).__next__(consumer)
 
 
 class AsyncLoop(_Loop):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry import baggage, metrics, trace
 from opentelemetry import context as runtime
 from opentelemetry.context import Context, create_key
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.metrics import _internal as meters
 from opentelemetry.trace import INVALID_SPAN, Link, Status, StatusCode, set_span_in_context
@@ -38,10 +39,11 @@ BATCH = create_key("otel-messaging-batch")
 _OK = Status(StatusCode.OK)
 _UNSET = StatusCode.UNSET  # an enumeration's member is slow to look up
 
-# What the API's own functions call: one call less, several times per message.
+# What the API's own functions call: two calls less, several times per message.
 _runtime = getattr(runtime, "_RUNTIME_CONTEXT", runtime)
-get_current: Callable[[], Context] = _runtime.get_current
-attach: Callable[[Context], Any] = _runtime.attach
+_variable = getattr(_runtime, "_current_context", None) if type(_runtime) is ContextVarsRuntimeContext else None
+get_current: Callable[[], Context] = _runtime.get_current if _variable is None else _variable.get
+attach: Callable[[Context], Any] = _runtime.attach if _variable is None else _variable.set
 
 # The API keeps these keys to itself; a context that holds nothing else tells them.
 (_SPAN,) = set_span_in_context(INVALID_SPAN, Context())
@@ -167,6 +169,9 @@ class Running:
 
     __slots__ = ("_open", "_started", "_telemetry", "operation", "span")
 
+    _hidden = False
+    """Whether the application cannot have set the span's status, since it has never seen it."""
+
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float) -> None:
         self._telemetry = telemetry
         self._started: float | None = started  # by the performance counter, in seconds; 0 where it does not matter
@@ -198,13 +203,11 @@ class Running:
                 if span.is_recording():
                     names = self._telemetry.vocabulary
                     if facts:
-                        span.set_attributes(names.write({}, facts))
+                        _tell(span, names, facts)
                     if error is not None:
                         _record(span, error)
-                    elif names.ok_on_success:
-                        status = getattr(span, "status", None)
-                        if status is None or status.status_code is _UNSET:  # unless the application set one
-                            span.set_status(_OK)
+                    elif names.ok_on_success and (self._hidden or _is_unset(span)):
+                        span.set_status(_OK)
             finally:
                 span.end(None if stopped is None else stopped.time)
             if self.operation.metrics and (
@@ -232,7 +235,7 @@ class Publication(Running):
         sent: what the library has made of the message, where the adapter wants to look at it at the end.
     """
 
-    __slots__ = ("carrier", "sent")
+    __slots__ = ("_hidden", "carrier", "sent")
 
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
         self._telemetry = telemetry
@@ -242,6 +245,7 @@ class Publication(Running):
         self.span = span
         self.carrier = carrier
         self.sent: Any = None
+        self._hidden = telemetry.publish_hook is None
 
     def is_counted(self) -> bool:
         """Whether it matters what becomes of the message where its span is not recorded."""
@@ -277,10 +281,13 @@ class Delivery(Running):
         self.span = span
         self.message = message
         self.done = False
-        self._previous, self._outer = _unhandled(previous) if _DELIVERY in previous else (previous, None)
-        outer = self._outer
-        if outer is not None:  # where two consumers are asked in turn, those handled would follow one another for ever
-            outer._previous, outer._outer = outer.before()
+        outer: Delivery | None = None
+        if _DELIVERY in previous:
+            previous, outer = _unhandled(previous)
+            if outer is not None:  # where two consumers are asked in turn, those handled would follow one another
+                outer._previous, outer._outer = outer.before()
+        self._previous: Context = previous
+        self._outer: Delivery | None = outer
         self._error: BaseException | Failure | None = None
         self._stopped: Moment | None = None
         self._where: tuple[Any, int] | None = None
@@ -417,6 +424,9 @@ class Telemetry:
         self._global = tracer_provider is None and meter_provider is None
         self._metered = meter_provider is not None
         self._queue_time = self._keys[v.QUEUE_TIME] if settings.queue_time else None
+        self._linkless = not self.vocabulary.semconv
+        self._captures = bool(settings.capture_headers)
+        self._current = settings.process_spans
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
         meter = metrics.get_meter(scope, __version__, meter_provider, schema)
         self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
@@ -508,14 +518,13 @@ class Telemetry:
             around: Any = context.get(_SPAN)
             return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         attributes = operation.attributes.copy()
-        keys = self._keys  # what follows is Vocabulary.write, without a call for facts with one name
-        for fact, value in facts:
-            if value is not None:
-                key = keys.get(fact)
-                if key is not None:
-                    attributes[key] = value
-                else:
-                    self.vocabulary.write(attributes, ((fact, value),))
+        keys = self._keys
+        try:
+            for fact, value in facts:
+                if value is not None:
+                    attributes[keys[fact]] = value
+        except KeyError:  # a fact with two names, or whose value is converted
+            self.vocabulary.write(attributes, facts)
         links: tuple[Link, ...] = ()
         if headers:
             self._capture(headers, attributes)
@@ -604,35 +613,34 @@ class Telemetry:
         if self._global and getattr(trace, "_TRACER_PROVIDER", 0) is None and _is_idle():
             return self._pass_on(headers, message, context) if headers or context else None
         attributes = operation.attributes.copy()
-        keys = self._keys  # what follows is Vocabulary.write, without a call for facts with one name
-        for fact, value in facts:
-            if value is not None:
-                key = keys.get(fact)
-                if key is not None:
-                    attributes[key] = value
-                else:
-                    self.vocabulary.write(attributes, ((fact, value),))
+        keys = self._keys
+        try:
+            for fact, value in facts:
+                if value is not None:
+                    attributes[keys[fact]] = value
+        except KeyError:  # a fact with two names, or whose value is converted
+            self.vocabulary.write(attributes, facts)
         if waited is not None and self._queue_time is not None:
             if waited < 0.0:  # clocks differ
                 waited = 0.0
             attributes[self._queue_time] = waited
             if operation.waiting is not None and (self._metered or getattr(meters, "_METER_PROVIDER", 0) is not None):
                 operation.waiting[0].record(waited, operation.waiting[1])
-        settings = self.settings
         links: tuple[Link, ...] = ()
-        if headers and settings.capture_headers:
+        if headers and self._captures:
             self._capture(headers, attributes)
-        usual = propagation.remote(headers) if headers and not context and not self.vocabulary.semconv else None
-        if usual is not None:  # in the guide, nothing around
+        usual = propagation.remote(headers) if headers and not context and self._linkless else None
+        if usual is not None:  # nothing around, and nothing to link
             parent = Context({_SPAN: usual})
         else:
             parent, links = self._correlate(headers, context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
         delivery = Delivery(self, operation, span, message, context)
-        if not settings.process_spans:
+        if self._current:
+            here = {_SPAN: span, _DELIVERY: delivery}
+            attach(Context(here if usual is not None else {**parent, **here}))
+        else:
             delivery.end()
-            return delivery
-        attach(Context({**parent, _SPAN: span, _DELIVERY: delivery}))
         return delivery
 
     def handle(
@@ -990,6 +998,26 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return ""
+
+
+def _is_unset(span: Span) -> bool:
+    """Whether the application has not set a status itself."""
+    status = getattr(span, "status", None)
+    return status is None or status.status_code is _UNSET
+
+
+def _tell(span: Span, names: v.Vocabulary, facts: v.Facts) -> None:
+    """Tell a span what became known since its start."""
+    if len(facts) > 2:  # to look at a mapping costs the SDK as much as two attributes
+        span.set_attributes(names.write({}, facts))
+        return
+    keys = names.single
+    try:
+        for fact, value in facts:
+            if value is not None:
+                span.set_attribute(keys[fact], value)
+    except KeyError:  # as in `Telemetry.publish`
+        span.set_attributes(names.write({}, facts))
 
 
 def _record(span: Span, error: BaseException | Failure) -> None:

@@ -67,7 +67,7 @@ class Consumer:
         source = self._looped.get((record.topic, record.partition))
         if source is None or cluster.metadata._last_successful_refresh_ms != cluster.refreshed:
             source = self.looped(record.topic, record.partition)
-        behind = self._behind(source.partition, record)
+        behind = self._behind(source.partition, record) if self._tells_lag else None
         self.held.hold(self._deliver(source, record, behind, context))
         if source.lag is not None:
             source.lag.value = behind
@@ -230,11 +230,12 @@ class Consumer:
 
     def _behind(self, partition: Partition, record: Any) -> int | None:
         """How many records were behind one when the broker was last heard of. Nobody is asked for it."""
-        if not self._tells_lag:
-            return None
         state = self._assignment.get(partition)
         end = state.highwater if state is not None else None
-        return max(0, end - record.offset - 1) if end is not None and end >= 0 else None
+        if end is None or end < 0:
+            return None
+        behind: int = end - record.offset - 1
+        return behind if behind > 0 else 0
 
     def _end_current(self) -> None:
         """The record that is handled in this thread is handled. Other threads have lists of their own."""
@@ -279,7 +280,8 @@ def _handler(consumer: Consumer, source: _Source) -> Callable[[Any], Delivery | 
             context = consumer.telemetry.context()
             if context is None:
                 return None
-            return consumer._deliver(source, record, consumer._behind(source.partition, record), context)
+            behind = consumer._behind(source.partition, record) if consumer._tells_lag else None
+            return consumer._deliver(source, record, behind, context)
         except Exception as error:
             report("looping over records", error)
             return None

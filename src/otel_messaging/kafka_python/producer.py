@@ -8,7 +8,7 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.propagation import fields
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.state import find, keep
+from otel_messaging.core.state import ATTRIBUTE, find, keep
 from otel_messaging.core.telemetry import Failure, PublishRequest
 
 from .cluster import Cluster
@@ -50,6 +50,7 @@ class Producer:
         self.flushes_first = False
         self._serializes_keys = producer.config["key_serializer"] is not None
         self._carries_headers = producer.config["api_version"] >= HEADERS_SINCE
+        self._looks_twice = self._serializes_keys or not (self._carries_headers and self.measures)
         # Of lists, since 2.1, which is also since when a client knows its cluster's id: until then the library refuses.
         self._takes_subclasses = hasattr(producer._metadata, "cluster_id")
         self._cluster = Cluster(producer._metadata)
@@ -58,12 +59,10 @@ class Producer:
 
     def begin(self, topic: str, value: Any, key: Any, headers: Any, context: Context) -> Publication:
         """Begin to send a record."""
-        measures = self.measures
-        facts = (
-            (v.KAFKA_KEY, None if key is None else key_text(key)),
-            (v.BODY_SIZE, len(value) if measures and isinstance(value, bytes) else None),
-            (v.KAFKA_TOMBSTONE, True if measures and value is None else None),
-        )
+        facts: v.Facts = () if key is None else ((v.KAFKA_KEY, key_text(key)),)
+        if self.measures:
+            sized = isinstance(value, bytes)
+            facts += ((v.BODY_SIZE, len(value)) if sized else (v.KAFKA_TOMBSTONE, value is None or None),)
         folded = fold(headers) if headers and well_formed(headers) else None
         operation, cluster = self._operations.get(topic), self._cluster
         if operation is None or cluster.metadata._last_successful_refresh_ms != cluster.refreshed:
@@ -93,16 +92,22 @@ class Producer:
 
         What is too large with a context is sent without, so that it must be possible to serialize it twice.
         """
-        if not self._carries_headers or not (headers is None or well_formed(headers)):
-            return headers
-        if headers is not None and type(headers) is not list and not self._takes_subclasses:
-            return headers
-        if (not self.measures and hasattr(value, "__next__")) or (self._serializes_keys and hasattr(key, "__next__")):
+        if (headers is not None or self._looks_twice) and not self._may_carry(value, key, headers):
             return headers
         sent = [item for item in headers if item[0].lower() not in fields()] if headers else []
         for name, text in carrier.items():
             sent.append((name, text.encode()))
         return sent
+
+    def _may_carry(self, value: Any, key: Any, headers: Any) -> bool:
+        """Whether the library takes more headers, and what it serializes can be serialized twice."""
+        if not self._carries_headers or not (headers is None or well_formed(headers)):
+            return False
+        if headers is not None and type(headers) is not list and not self._takes_subclasses:
+            return False
+        if not self.measures and hasattr(value, "__next__"):
+            return False
+        return not (self._serializes_keys and hasattr(key, "__next__"))
 
     def settlement(self, verb: str) -> Settlement | None:
         """Begin a step of a transaction. It is told of the message that is being handled, of whatever library."""
@@ -130,17 +135,22 @@ class _Sent:
 
     def acknowledged(self, metadata: Any, error: BaseException | Failure | None = None) -> None:
         """The broker has the record, or has not if there is an error."""
+        producer = self._producer
         try:
-            self._producer.pending.remove(self)  # atomic: the producer's thread and close() may both want it
+            producer.pending.remove(self)  # atomic: the producer's thread and close() may both want it
         except KeyError:
             return
-        publication, self._publication = self._publication, None  # futures that are kept, keep us until 3.0
-        if publication is None:
-            return
+        publication: Any = self._publication
+        self._publication = None  # futures that are kept, keep us until 3.0
         facts: v.Facts = ()
         try:
             if error is None:
-                facts = self._facts(metadata, publication.operation)
+                place = metadata.topic_partition
+                facts = producer.places.get(place) or producer.place(place, publication.operation)
+                if producer.acknowledges_offsets and metadata.offset >= 0:
+                    facts += ((v.KAFKA_OFFSET, metadata.offset),)
+                if not self._sized:
+                    facts += _size(metadata)
         except Exception as failure:
             report("acknowledging a record", failure)
         finally:
@@ -154,31 +164,32 @@ class _Sent:
         """The answer is there already."""
         self.acknowledged(future.value, future.exception)
 
-    def _facts(self, metadata: Any, operation: Operation) -> v.Facts:
-        producer, place = self._producer, metadata.topic_partition
-        facts = producer.places.get(place) or producer.place(place, operation)
-        if producer.acknowledges_offsets and metadata.offset >= 0:
-            facts += ((v.KAFKA_OFFSET, metadata.offset),)
-        if not self._sized:
-            size = metadata.serialized_value_size
-            facts += ((v.BODY_SIZE, size) if size >= 0 else (v.KAFKA_TOMBSTONE, True),)
-        return facts
+
+def _size(metadata: Any) -> v.Facts:
+    size = metadata.serialized_value_size
+    return ((v.BODY_SIZE, size) if size >= 0 else (v.KAFKA_TOMBSTONE, True),)
 
 
-def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
+def wrap_send(  # noqa: C901 (per message: a call would cost more than the branch it hides)
+    kafka: Kafka, send: Callable[..., Any]
+) -> Callable[..., Any]:
     """`KafkaProducer.send` is where every record enters; its future tells what became of it."""
-    telemetry = kafka.telemetry
-    carry = _carrying(send)
+    from kafka.errors import MessageSizeTooLargeError as too_large  # noqa: N813 (imported when the library is)
 
-    def wrapper(
+    telemetry = kafka.telemetry
+
+    def wrapper(  # noqa: C901 (as above)
         self: Any, topic: Any, value: Any = None, key: Any = None, headers: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        producer = publication = None
+        producer: Any = None
+        publication: Publication | None = None
         sent = headers
         try:
             context = telemetry.outgoing()
             if context is not None and isinstance(topic, str):
-                producer = keep(self, telemetry, kafka.add_producer)
+                producer = self.__dict__.get(ATTRIBUTE)
+                if producer is None or producer.telemetry is not telemetry:
+                    producer = keep(self, telemetry, kafka.add_producer)
                 publication = producer.begin(topic, value, key, headers, context)
                 if publication.carrier:
                     sent = producer.carry(publication.carrier, value, key, headers)
@@ -192,42 +203,26 @@ def wrap_send(kafka: Kafka, send: Callable[..., Any]) -> Callable[..., Any]:
             if sent is headers:
                 future = send(self, topic, value, key, headers, *args, **kwargs)
             else:
-                future = carry(self, topic, value, key, headers, sent, args, kwargs)
+                try:
+                    if args or kwargs:
+                        future = send(self, topic, value, key, sent, *args, **kwargs)
+                    else:
+                        future = send(self, topic, value, key, sent)
+                except too_large:
+                    future = None
+                # Until 2.3 the error comes with the future. Either way the producer has not taken the record, which may
+                # be too large only with its context.
+                if future is None or (getattr(future, "is_done", False) and isinstance(future.exception, too_large)):
+                    future = send(self, topic, value, key, headers, *args, **kwargs)
         except BaseException as error:
             if publication is not None:
                 publication.end(error)
             raise
-        if (
-            producer is not None
-            and publication is not None
-            and (publication.span.is_recording() or publication.is_counted())
-        ):
+        if publication is not None and (publication.span.is_recording() or publication.is_counted()):
             _await_answer(producer, publication, future, producer.measures and isinstance(value, bytes))
         return future
 
     return wrapper
-
-
-def _carrying(send: Callable[..., Any]) -> Callable[..., Any]:
-    """Sends a record with its context, or without where it is too large: perhaps it is so only with it."""
-    from kafka.errors import MessageSizeTooLargeError as too_large  # noqa: N813 (imported when the library is)
-
-    def carry(
-        self: Any, topic: str, value: Any, key: Any, headers: Any, sent: Any, args: Any, kwargs: dict[str, Any]
-    ) -> Any:
-        try:
-            if args or kwargs:
-                future = send(self, topic, value, key, sent, *args, **kwargs)
-            else:
-                future = send(self, topic, value, key, sent)
-        except too_large:
-            future = None
-        # Until 2.3 the error comes with the future. Either way the producer has not taken the record.
-        if future is None or (getattr(future, "is_done", False) and isinstance(future.exception, too_large)):
-            return send(self, topic, value, key, headers, *args, **kwargs)
-        return future
-
-    return carry
 
 
 def _await_answer(producer: Producer, publication: Publication, future: Any, sized: bool) -> None:

@@ -24,14 +24,14 @@ def key_text(key: Any) -> str | None:
 
 def describe(record: Any, behind: int | None = None) -> v.Facts:
     """What is known of a record, and of how many were behind it."""
-    size = record.serialized_value_size
-    return (
+    size, key = record.serialized_value_size, record.key
+    facts = (
         (v.KAFKA_OFFSET, record.offset),
-        (v.KAFKA_KEY, None if record.key is None else key_text(record.key)),
-        (v.BODY_SIZE, size if size >= 0 else None),
-        (v.KAFKA_TOMBSTONE, True if size < 0 else None),  # the value itself is what a deserializer made of it
+        # Of a value the size tells whether there was one: itself it is what a deserializer has made of it.
+        (v.BODY_SIZE, size) if size >= 0 else (v.KAFKA_TOMBSTONE, True),
         (v.LAG, behind),
     )
+    return facts if key is None else facts + ((v.KAFKA_KEY, key_text(key)),)
 
 
 def fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | None:
