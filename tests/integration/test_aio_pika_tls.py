@@ -39,6 +39,10 @@ class RabbitMQ(brokers.RabbitMQ):
             f"default_pass = {self.PASSWORD}",
         ]
 
+    def start(self):
+        super().start()
+        self._wait_for(self.tls_port, self.hello, b"\x15\x03")  # the alert that this is no TLS
+
     @property
     def tls_address(self):
         return f"amqps://guest:{self.PASSWORD}@127.0.0.1:{self.tls_port}/"
