@@ -57,12 +57,13 @@ def nats_address():
 
 @pytest.fixture(autouse=True)
 def guard(monkeypatch):
-    """Our own errors fail the test, no setting leaks in, and no context is left behind."""
+    """Our own errors fail the test, no setting leaks in, nothing counts as told, and no context is left behind."""
     for variable in list(os.environ):
         if variable.startswith("OTEL_"):
             monkeypatch.delenv(variable)
     monkeypatch.setattr(safety, "strict", True)
     monkeypatch.setattr(safety, "_reported", set())
+    monkeypatch.setattr(settings, "_told", set())
     monkeypatch.setattr(settings, "_told", set())
     context.attach(context.Context())  # a test that failed may have left one
     yield
