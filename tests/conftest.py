@@ -64,7 +64,6 @@ def guard(monkeypatch):
     monkeypatch.setattr(safety, "strict", True)
     monkeypatch.setattr(safety, "_reported", set())
     monkeypatch.setattr(settings, "_told", set())
-    monkeypatch.setattr(settings, "_told", set())
     context.attach(context.Context())  # a test that failed may have left one
     yield
     assert context.get_current() == {}
