@@ -49,11 +49,9 @@ class Exchange:
             verb: what the application does with it: ``publish``, or ``call`` to wait for a reply.
         """
         operation = self._operations.get((verb, routing_key)) or self._operation(verb, routing_key)
-        known: v.Facts = (
-            (v.MESSAGE_ID, message.message_id),
-            (v.CONVERSATION_ID, message.correlation_id),
-            (v.BODY_SIZE, len(message.body)),
-        )
+        known: v.Facts = ((v.BODY_SIZE, len(message.body)),)
+        if message.message_id or message.correlation_id:
+            known += ((v.MESSAGE_ID, message.message_id), (v.CONVERSATION_ID, message.correlation_id))
         if message.priority or message.expiration:
             known += wishes(message)
         headers = message.headers

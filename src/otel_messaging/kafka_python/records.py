@@ -25,13 +25,16 @@ def key_text(key: Any) -> str | None:
 def describe(record: Any, behind: int | None = None) -> v.Facts:
     """What is known of a record, and of how many were behind it."""
     size, key = record.serialized_value_size, record.key
-    facts = (
+    facts: v.Facts = (
         (v.KAFKA_OFFSET, record.offset),
-        # Of a value the size tells whether there was one: itself it is what a deserializer has made of it.
+        # The size tells whether there was a value: itself it is what a deserializer has made of it.
         (v.BODY_SIZE, size) if size >= 0 else (v.KAFKA_TOMBSTONE, True),
-        (v.LAG, behind),
     )
-    return facts if key is None else facts + ((v.KAFKA_KEY, key_text(key)),)
+    if key is not None:
+        facts += ((v.KAFKA_KEY, key_text(key)),)
+    if behind is not None:
+        facts += ((v.LAG, behind),)
+    return facts
 
 
 def fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | None:
