@@ -13,6 +13,16 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from .paths import TRACEPARENT
 
 _OK = Status(StatusCode.OK)
+_EIGHT = {
+    "messaging.system": "kafka",
+    "messaging.operation": "publish",
+    "messaging.destination": "orders",
+    "messaging.client_id": "sender",
+    "server.address": "127.0.0.1",
+    "server.port": 9092,
+    "messaging.kafka.message_key": "order-1",
+    "messaging.message_payload_size_bytes": 100,
+}
 
 
 class _List(Getter, Setter):
@@ -55,6 +65,34 @@ def empty(count: int) -> None:
 
     def operation() -> None:
         pass
+
+    for _ in range(count):
+        operation()
+
+
+def sending(count: int) -> None:
+    """A span of eight attributes around a message that is sent, as one writes it who does not count instructions."""
+    tracer = trace.get_tracer("floor")
+
+    def operation() -> None:
+        span = tracer.start_span("publish", kind=SpanKind.PRODUCER, attributes=_EIGHT)
+        propagate.inject({}, context=set_span_in_context(span))
+        span.end()
+
+    for _ in range(count):
+        operation()
+
+
+def receiving(count: int) -> None:
+    """The same around a message that has come with a context, which is current meanwhile."""
+    tracer, headers = trace.get_tracer("floor"), {"traceparent": TRACEPARENT}
+
+    def operation() -> None:
+        context = propagate.extract(headers)
+        span = tracer.start_span("receive", context=context, kind=SpanKind.CONSUMER, attributes=_EIGHT)
+        token = attach(set_span_in_context(span, context))
+        detach(token)
+        span.end()
 
     for _ in range(count):
         operation()

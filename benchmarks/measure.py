@@ -112,6 +112,16 @@ def instructions(counter: Callgrind, told: Told, cases: list[Case], count: int) 
         return dict(zip(cases, pool.map(one, cases), strict=True))
 
 
+def spans(counter: Callgrind, count: int) -> list[tuple[str, str, float]]:
+    """Instructions of a span that is written by hand without much care: what it is, in which state, how many."""
+    found = []
+    for state in ("recorded", "sampler off", "no SDK"):
+        job = {"path": next(iter(PATHS)), "arm": "plain", "state": state, "metrics": False}
+        seen = counter.count(job, ["sending", "receiving", "empty"], count)
+        found += [(what, TITLES[state], seen[what] - seen["empty"]) for what in ("sending", "receiving")]
+    return sorted(found, reverse=True)
+
+
 def times(told: Told, cases: list[Case], rounds: int, count: int) -> dict[Case, Figures]:
     """Nanoseconds of processor time per message, the arms in turn, and each round's differences."""
     return {case: _timed(case, told, rounds, count) for case in cases if not case.metered}

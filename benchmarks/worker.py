@@ -18,7 +18,7 @@ from typing import Any
 
 from opentelemetry import metrics, trace
 
-from .floor import empty, floor
+from .floor import empty, floor, receiving, sending
 from .paths import PATHS, TRACEPARENT
 
 CARRIER = {"traceparent": TRACEPARENT}
@@ -47,9 +47,10 @@ async def serve(job: dict[str, Any]) -> None:
     path = await opened(job)
     counter = ctypes.CDLL(job["counter"]) if job.get("counter") else None
     by_hand = floor(job["floor"], pairs=path.library == "kafka_python") if job.get("floor") else empty
-    runs = {"path": path.run, "floor": by_hand, "empty": empty}
+    runs = {"path": path.run, "floor": by_hand, "empty": empty, "sending": sending, "receiving": receiving}
     await path.run(200)
-    by_hand(200)
+    for by_itself in (by_hand, sending, receiving):
+        by_itself(200)
     flush()
     gc.collect()
     gc.freeze()
