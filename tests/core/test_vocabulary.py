@@ -59,6 +59,7 @@ ROWS = [
     (v.LAG, 3, {"messaging.consumer.lag": 3}, {"messaging.consumer.lag": 3}),
     (v.ATTEMPT, 2, {"messaging.message.delivery_attempt": 2}, {"messaging.message.delivery_attempt": 2}),
     (v.REDELIVERED, True, {"messaging.message.redelivered": True}, {"messaging.message.redelivered": True}),
+    (v.RABBITMQ_VHOST, "shop", {"messaging.rabbitmq.vhost": "shop"}, {"messaging.rabbitmq.vhost": "shop"}),
     (v.RABBITMQ_PRIORITY, 5, {"messaging.rabbitmq.message.priority": 5}, {"messaging.rabbitmq.message.priority": 5}),
     (
         v.RABBITMQ_EXPIRATION,

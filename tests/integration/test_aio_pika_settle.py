@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import version
+from urllib.parse import urlsplit
 
+import aio_pika
 import pytest
 from aio_pika import Message
 from aio_pika.exceptions import ChannelInvalidStateError, MessageProcessError
 
+from tests.support.proxy import Proxy
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
@@ -213,6 +216,21 @@ async def test_a_message_that_nobody_handles_here_is_settled_by_a_span(conventio
     span = recorder.span(f"ack {conventions.queue.name}")
     assert shape(span)["parent"] is None
     assert span.attributes["messaging.rabbitmq.message.delivery_tag"] == 1
+
+
+async def test_settlements_name_the_server_that_each_message_came_from(conventions, recorder):
+    driver, kept, ports = conventions.driver, asyncio.Queue(), []
+    queue = await driver.queue(driver.name())
+    async with Proxy(driver.address) as wire:
+        for address in (driver.address, wire.address):
+            ports.append(urlsplit(address).port)
+            async with await aio_pika.connect(address) as connection:
+                await (await (await connection.channel()).get_queue(queue.name)).consume(kept.put)
+                await driver.channel.default_exchange.publish(Message(b""), queue.name)
+                message = await asyncio.wait_for(kept.get(), 5)
+                await until(lambda: len(recorder.spans(f"process {queue.name}")) == len(ports))
+                await message.ack()
+    assert [span.attributes["server.port"] for span in recorder.spans(f"ack {queue.name}", count=2)] == ports
 
 
 async def test_a_temporary_queue_is_in_no_name_of_a_settlement(conventions, recorder):

@@ -1,4 +1,4 @@
-"""aio-pika over TLS."""
+"""aio-pika over TLS, and on a virtual host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import until
 
 
 class RabbitMQ(brokers.RabbitMQ):
-    """A broker that speaks TLS too, to a user whose password would be noticed.
+    """A broker that speaks TLS too, to a user whose password would be noticed, on a virtual host of its own.
 
     Args:
         certificate: the files of its certificate and its key.
@@ -37,6 +37,7 @@ class RabbitMQ(brokers.RabbitMQ):
             f"ssl_options.certfile = {certificate}",
             f"ssl_options.keyfile = {key}",
             f"default_pass = {self.PASSWORD}",
+            "default_vhost = shop",
         ]
 
     def start(self):
@@ -45,7 +46,7 @@ class RabbitMQ(brokers.RabbitMQ):
 
     @property
     def tls_address(self):
-        return f"amqps://guest:{self.PASSWORD}@127.0.0.1:{self.tls_port}/"
+        return f"amqps://guest:{self.PASSWORD}@127.0.0.1:{self.tls_port}/shop"
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,7 @@ async def test_messages_over_tls_are_told_of(instrument, recorder, broker, trust
     assert {span.parent.span_id for span in received} == {span_id(span) for span in sent}
     for span in (*sent, *received):
         assert (span.attributes["server.address"], span.attributes["server.port"]) == ("127.0.0.1", broker.tls_port)
+        assert span.attributes["messaging.rabbitmq.vhost"] == "shop"
         assert broker.PASSWORD not in f"{shape(span)} {span.resource.attributes}"
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
+from otel_messaging.core.operations import Failure, Moment
 from otel_messaging.core.settling import Last
 from otel_messaging.core.state import find, keep
-from otel_messaging.core.telemetry import Failure, Moment
 
 from .consuming import Source
 from .publishing import Exchange
@@ -22,8 +22,9 @@ from .settling import giving_back
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
+    from otel_messaging.core.operations import Delivery, Operation, Publication, Settlement
     from otel_messaging.core.settling import Ends
-    from otel_messaging.core.telemetry import Delivery, Operation, Publication, Settlement, Telemetry
+    from otel_messaging.core.telemetry import Telemetry
 
 
 class AioPika:
@@ -32,12 +33,12 @@ class AioPika:
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
         self.pulled: dict[Identity, Pulled] = {}
-        self._settled: Cache[tuple[str, str], Operation] = Cache()
+        self._settled: Cache[tuple[Any, ...], Operation] = Cache()
         self._sources: Cache[tuple[Any, ...], Source] = Cache()
 
     def source(self, queue: str, url: Any) -> Source:
         """What is kept for the consumers of a queue: some programs make a new one for each message."""
-        key = (queue, url.scheme, url.host, url.port)
+        key = (queue, url.scheme, url.host, url.port, url.path)
         source = self._sources.get(key)
         return source or self._sources.put(key, Source(self.telemetry, queue, url))
 
@@ -114,11 +115,11 @@ class AioPika:
         return delivery
 
     def _settled_operation(self, message: Any) -> Operation:
-        key = (message.exchange or "", message.routing_key or "")
-        operation = self._settled.get(key)
+        routed = (message.exchange or "", message.routing_key or "")
+        facts = ((v.SYSTEM, "rabbitmq"), *server(message._IncomingMessage__channel.connection.url))
+        operation = self._settled.get((routed, facts))
         if operation is None:
-            facts = ((v.SYSTEM, "rabbitmq"), *server(message._IncomingMessage__channel.connection.url))
-            destination = consumed_from(*key, "", self.telemetry.vocabulary.semconv)
+            destination = consumed_from(*routed, "", self.telemetry.vocabulary.semconv)
             operation = self.telemetry.operation(v.DELIVER, "process", destination, facts)
-            self._settled.put(key, operation)
+            self._settled.put((routed, facts), operation)
         return operation

@@ -132,10 +132,12 @@ def consumed_from(exchange: str, routing_key: str, queue: str, composed: bool) -
 
 
 def server(url: Any) -> v.Facts:
-    """Host and port; never the whole address, which holds the password."""
+    """Host, port, and a virtual host that is not the default one; never the whole address, which holds the password."""
     if url is None:
         return ()
-    return ((v.SERVER_ADDRESS, url.host), (v.SERVER_PORT, url.port or _DEFAULT_PORTS.get(url.scheme)))
+    known: v.Facts = ((v.SERVER_ADDRESS, url.host), (v.SERVER_PORT, url.port or _DEFAULT_PORTS.get(url.scheme)))
+    virtual = str(url.path)[1:].replace("%2F", "/")  # as the transport reads it
+    return known if virtual in ("", "/") else (*known, (v.RABBITMQ_VHOST, virtual))
 
 
 def address(owner: Any) -> Any:

@@ -43,6 +43,7 @@ KAFKA_TOMBSTONE = "tombstone"
 KAFKA_CLUSTER = "cluster"
 RABBITMQ_ROUTING_KEY = "routing key"
 RABBITMQ_DELIVERY_TAG = "delivery tag"
+RABBITMQ_VHOST = "virtual host"
 RABBITMQ_PRIORITY = "priority"
 RABBITMQ_EXPIRATION = "expiration"  # seconds
 RABBITMQ_DEATH_QUEUE = "first death's queue"
@@ -110,6 +111,7 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     LAG: ("messaging.consumer.lag", "messaging.consumer.lag"),
     ATTEMPT: ("messaging.message.delivery_attempt", "messaging.message.delivery_attempt"),
     REDELIVERED: ("messaging.message.redelivered", "messaging.message.redelivered"),
+    RABBITMQ_VHOST: ("messaging.rabbitmq.vhost", "messaging.rabbitmq.vhost"),
     RABBITMQ_PRIORITY: ("messaging.rabbitmq.message.priority", "messaging.rabbitmq.message.priority"),
     RABBITMQ_EXPIRATION: ("messaging.rabbitmq.message.expiration", "messaging.rabbitmq.message.expiration"),
     RABBITMQ_DEATH_QUEUE: ("messaging.rabbitmq.first_death.queue", "messaging.rabbitmq.first_death.queue"),
