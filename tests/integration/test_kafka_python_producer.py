@@ -19,7 +19,7 @@ import pytest
 from opentelemetry.sdk.trace import SpanProcessor
 
 from examples import brokers
-from otel_messaging.core.telemetry import Publication
+from otel_messaging.core.operations import Publication
 from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401
 from tests.support.recorder import shape, span_id
 

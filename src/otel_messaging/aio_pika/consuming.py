@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from otel_messaging.core.telemetry import Delivery, Moment, Operation, Pull, Telemetry
+    from otel_messaging.core.operations import Delivery, Moment, Operation
+    from otel_messaging.core.telemetry import Pull, Telemetry
 
     from .adapter import AioPika
 

@@ -14,7 +14,7 @@ from .reading import fold, identify
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
 
-    from otel_messaging.core.telemetry import Delivery
+    from otel_messaging.core.operations import Delivery
 
 # Orders to the broker, not to be given again: where to send copies, and how often it has delivered this one.
 _ORDERS = ("CC", "BCC", "x-delivery-count")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from otel_messaging.core.telemetry import Incoming, get_current
+from otel_messaging.core.contexts import get_current
+from otel_messaging.core.telemetry import Incoming
 
 from .consuming import Source
 from .reading import describe, fold, identify

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
+from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import fields
 from otel_messaging.core.safety import report
 from otel_messaging.core.state import ATTRIBUTE, keep
-from otel_messaging.core.telemetry import Failure, PublishRequest
+from otel_messaging.core.telemetry import PublishRequest
 
 from .reading import address, assigned_id, fold, published_to, server, wishes
 from .rpc import at_work, end
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from otel_messaging.core.telemetry import Operation, Publication, Telemetry
+    from otel_messaging.core.operations import Operation, Publication
+    from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import AioPika
 

@@ -14,7 +14,8 @@ from otel_messaging.core.safety import guard, report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.telemetry import Delivery, Telemetry
+    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import AioPika
     from .reading import Identity

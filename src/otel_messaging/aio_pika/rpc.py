@@ -12,7 +12,7 @@ from .reading import assigned_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.telemetry import Failure, Publication
+    from otel_messaging.core.operations import Failure, Publication
 
     from .adapter import AioPika
 

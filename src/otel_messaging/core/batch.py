@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-    from .telemetry import Delivery
+    from .operations import Delivery
 
 _LOOPS = frozenset({"FOR_ITER", "SEND", "YIELD_FROM"})
 _POOLS = ("concurrent.futures.", "multiprocessing.")

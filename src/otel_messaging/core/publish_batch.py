@@ -11,12 +11,14 @@ from opentelemetry.context import Context
 
 from . import forking, safety
 from . import vocabulary as v
-from .telemetry import BATCH, Failure, Publication, Running, attach, error_type_of, get_current
+from .contexts import BATCH, attach, get_current
+from .operations import Failure, Publication, Running, error_type_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from .telemetry import Moment, Operation, Telemetry
+    from .operations import Moment, Operation
+    from .telemetry import Telemetry
 
 
 class PublishBatch(Running):

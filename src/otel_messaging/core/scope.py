@@ -10,7 +10,7 @@ from . import safety
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .telemetry import Delivery
+    from .operations import Delivery
 
 
 class Held:

@@ -1,64 +1,45 @@
-"""Starts and finishes the span, the context and the metrics of every operation. Nothing else does."""
+"""Starts the span, the context and the metrics of every operation. Nothing else does."""
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import baggage, metrics, trace
-from opentelemetry import context as runtime
-from opentelemetry.context import Context, create_key
-from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
-from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.context import Context
 from opentelemetry.metrics import _internal as meters
-from opentelemetry.trace import INVALID_SPAN, Link, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, Link, set_span_in_context
 
 from otel_messaging._version import __version__
 
 from . import forking, propagation, safety
 from . import vocabulary as v
 from .cache import Cache
+from .contexts import BATCH, DELIVERY, SPAN, SUPPRESSION, attach, get_current, recording, span_context, with_span
 from .metrics import Metrics
+from .operations import (
+    UNTOLD,
+    Delivery,
+    Failure,
+    Moment,
+    Operation,
+    Publication,
+    Running,
+    Settlement,
+    error_type_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from opentelemetry.metrics import Histogram, MeterProvider
-    from opentelemetry.trace import Span, SpanContext, TracerProvider
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
 
-    from .metrics import Lag, OperationMetrics
+    from .metrics import Lag
     from .publish_batch import PublishBatch
     from .settings import Settings
-
-_DELIVERY = create_key("otel-messaging-delivery")
-BATCH = create_key("otel-messaging-batch")
-"""The key of what counts the messages that are published, as `PublishBatch` does."""
-_OK = Status(StatusCode.OK)
-_UNSET = StatusCode.UNSET  # an enumeration's member is slow to look up
-
-# What the API's own functions call: two calls less, several times per message.
-_runtime = getattr(runtime, "_RUNTIME_CONTEXT", runtime)
-_variable = getattr(_runtime, "_current_context", None) if type(_runtime) is ContextVarsRuntimeContext else None
-get_current: Callable[[], Context] = _runtime.get_current if _variable is None else _variable.get
-attach: Callable[[Context], Any] = _runtime.attach if _variable is None else _variable.set
-
-# The API keeps these keys to itself; a context that holds nothing else tells them.
-(_SPAN,) = set_span_in_context(INVALID_SPAN, Context())
-
-
-def _suppression_keys() -> frozenset[str]:
-    token = runtime.attach(Context())  # this may be the first import, and suppressed itself
-    try:
-        with suppress_instrumentation():
-            return frozenset(get_current())
-    finally:
-        runtime.detach(token)
-
-
-_SUPPRESSION = _suppression_keys()
 
 
 @dataclass(frozen=True)
@@ -74,27 +55,6 @@ class PublishRequest:
     client: Any
     destination: str
     arguments: Mapping[str, Any]
-
-
-class Failure(NamedTuple):
-    """A failure that is no exception, such as a message that the broker returned."""
-
-    type: str
-    message: str
-
-
-class Moment(NamedTuple):
-    """A point in time, to tell later of what began or ended at it."""
-
-    clock: float
-    """By the performance counter, in seconds."""
-    time: int
-    """Since the epoch, in nanoseconds."""
-
-    @classmethod
-    def now(cls) -> Moment:
-        """This moment."""
-        return cls(time.perf_counter(), time.time_ns())
 
 
 class Incoming(NamedTuple):
@@ -120,277 +80,6 @@ class Pull(NamedTuple):
 
     receive: Operation | None
     handle: Operation
-
-
-class Operation:
-    """All that is the same for every message that goes one way: made once and kept, so that messages cost less."""
-
-    __slots__ = (
-        "attributes",
-        "destination",
-        "excluded",
-        "facts",
-        "kind",
-        "metrics",
-        "name",
-        "settles",
-        "timed",
-        "waiting",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        kind: trace.SpanKind,
-        attributes: v.Attributes,
-        destination: v.Destination,
-        facts: v.Facts,
-        metrics: tuple[OperationMetrics, ...],
-        waiting: tuple[Histogram, v.Attributes] | None,
-        excluded: bool,
-    ) -> None:
-        self.name = name
-        self.kind = kind
-        self.attributes = attributes
-        self.destination = destination
-        self.facts = facts
-        self.metrics = metrics
-        self.timed = any(recorder.timed for recorder in metrics)
-        self.waiting = waiting
-        self.excluded = excluded
-        self.settles: dict[str, Operation] = {}
-
-
-class Running:
-    """An operation that has begun: its span, and when it began.
-
-    Its subclasses, made for every message, set these attributes themselves: a call to here would cost as much again.
-    """
-
-    __slots__ = ("_open", "_started", "_telemetry", "operation", "span")
-
-    _hidden = False
-    """Whether the application cannot have set the span's status, since it has never seen it."""
-
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float) -> None:
-        self._telemetry = telemetry
-        self._started: float | None = started  # by the performance counter, in seconds; 0 where it does not matter
-        self._open = True
-        self.operation = operation
-        self.span = span
-
-    def _finish(
-        self,
-        error: BaseException | Failure | None = None,
-        facts: v.Facts = (),
-        stopped: Moment | None = None,
-        count: int = 1,
-    ) -> None:
-        """End the span and count. Harmless when called twice; never raises.
-
-        Args:
-            error: what went wrong, if anything did.
-            facts: what became known since the start.
-            stopped: when the operation really ended, if that was before.
-            count: how many messages it was about.
-        """
-        if not self._open:
-            return
-        self._open = False
-        try:
-            span = self.span
-            try:
-                if span.is_recording():
-                    names = self._telemetry.vocabulary
-                    if facts:
-                        _tell(span, names, facts)
-                    if error is not None:
-                        _record(span, error)
-                    elif names.ok_on_success and (self._hidden or _is_unset(span)):
-                        span.set_status(_OK)
-            finally:
-                span.end(None if stopped is None else stopped.time)
-            if self.operation.metrics and (
-                self._telemetry._metered or getattr(meters, "_METER_PROVIDER", 0) is not None
-            ):
-                self._count(error, stopped, count)
-        except Exception as failure:
-            safety.report("ending a span", failure)  # without its name: subjects may be made up per message
-
-    def _count(self, error: BaseException | Failure | None, stopped: Moment | None, count: int) -> None:
-        operation = self.operation
-        seconds, started = None, self._started
-        if operation.timed and started is not None:
-            seconds = (time.perf_counter() if stopped is None else stopped.clock) - started
-        error_type = None if error is None else error_type_of(error)
-        for recorder in operation.metrics:
-            recorder.record(seconds, count, error_type)
-
-
-class Publication(Running):
-    """A message on its way to the broker.
-
-    Attributes:
-        carrier: the headers to send with it; empty when there is nothing to send.
-        sent: what the library has made of the message, where the adapter wants to look at it at the end.
-    """
-
-    __slots__ = ("_hidden", "carrier", "sent")
-
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
-        self._telemetry = telemetry
-        self._started = time.perf_counter() if operation.timed else 0.0
-        self._open = True
-        self.operation = operation
-        self.span = span
-        self.carrier = carrier
-        self.sent: Any = None
-        self._hidden = telemetry.publish_hook is None
-
-    def is_counted(self) -> bool:
-        """Whether it matters what becomes of the message where its span is not recorded."""
-        return self._telemetry.is_metered()
-
-    end = Running._finish
-    """The broker has answered, or will not."""
-
-
-class Delivery(Running):
-    """A message that the application is handling: its span, and how long its context is current.
-
-    Attributes:
-        message: what tells this message from others, as the adapter chose it; a list of that, where several are handled
-            at once; None once it is handled.
-        done: whether the message is handled.
-    """
-
-    __slots__ = ("_error", "_outer", "_previous", "_stopped", "_where", "done", "message")
-
-    def __init__(
-        self,
-        telemetry: Telemetry,
-        operation: Operation,
-        span: Span,
-        message: Any,
-        previous: Context,
-    ) -> None:
-        self._telemetry = telemetry
-        self._started = time.perf_counter() if operation.timed else 0.0
-        self._open = operation is not _UNTOLD
-        self.operation = operation
-        self.span = span
-        self.message = message
-        self.done = False
-        outer: Delivery | None = None
-        if _DELIVERY in previous:
-            previous, outer = _unhandled(previous)
-            if outer is not None:  # where two consumers are asked in turn, those handled would follow one another
-                outer._previous, outer._outer = outer.before()
-        self._previous: Context = previous
-        self._outer: Delivery | None = outer
-        self._error: BaseException | Failure | None = None
-        self._stopped: Moment | None = None
-        self._where: tuple[Any, int] | None = None
-
-    def end(self, error: BaseException | None = None) -> None:
-        """The message is handled. Harmless when called twice.
-
-        Args:
-            error: the exception that handling it raised, if any.
-        """
-        current = get_current()
-        if current.get(_DELIVERY) is self:  # also if it was ended before, but in another context
-            if self._outer is None and current.get(_SPAN) is self.span:
-                attach(self._previous)  # as below, in the most usual case
-            else:
-                self._restore(current)
-        if self.done:
-            return
-        self.done = True
-        self.message = None
-        if self._open:
-            self._finish(self._error if error is None else error, (), self._stopped)
-
-    def fail(self, error: BaseException | Failure) -> None:
-        """An exception was seen while the message is handled, which the application may yet catch.
-
-        Args:
-            error: the exception.
-        """
-        self._error = error
-
-    @property
-    def telemetry(self) -> Telemetry | None:
-        """Who is told of the message; None where nobody is."""
-        return self._telemetry if self._open else None
-
-    @property
-    def failed(self) -> bool:
-        """Whether that was seen."""
-        return self._error is not None
-
-    @property
-    def several(self) -> bool:
-        """Whether it is the handling of several messages at once."""
-        return type(self.message) is list
-
-    def handles(self, message: Any) -> bool:
-        """Whether it is the handling of a message, or of several with this one among them.
-
-        Args:
-            message: what tells it from others.
-        """
-        return any(_same(one, message) for one in (self.message if self.several else (self.message,)))
-
-    def untime(self) -> None:
-        """The application says itself how long it handles the message: that is not recorded twice."""
-        self._started = None
-
-    def leave(self, where: tuple[Any, int]) -> None:
-        """The loop was left: what follows is not handling. The span waits for an exception to pass.
-
-        Args:
-            where: the code, and the index of the instruction in it, that left the loop.
-        """
-        if self.done or self._stopped is not None:
-            return
-        self._stopped = Moment.now()
-        self._where = where
-        current = get_current()
-        if current.get(_DELIVERY) is self:
-            self._restore(current)
-
-    def concerns(self, error: BaseException | None) -> bool:
-        """Whether an exception was raised while the message was handled, and not after its loop was left."""
-        if error is None or self._where is None:
-            return error is not None
-        code, instruction = self._where
-        entry = error.__traceback__
-        while entry is not None:
-            if entry.tb_frame.f_code is code and _same_place(code, entry.tb_lasti, instruction):
-                return True
-            entry = entry.tb_next
-        return False
-
-    def _restore(self, current: Context) -> None:
-        """Bring back the context that was there before, unless the application has put a span of its own in our place.
-
-        By value, not by token: a token can be given back only where it was taken, and messages are handled in one task
-        and asked for in another.
-        """
-        try:
-            if current.get(_SPAN) is not self.span and _recording(current) is not None:
-                return
-            attach(self._previous if self._outer is None else self.before()[0])
-        except Exception as error:  # the span need not be the SDK's
-            safety.report("restoring a context", error)
-
-    def before(self) -> tuple[Context, Delivery | None]:
-        """The context from before this message, and the message that is handled in it."""
-        previous, outer = self._previous, self._outer
-        while outer is not None and outer.done:  # messages of two consumers may end in any order
-            previous, outer = outer._previous, outer._outer
-        return previous, outer
 
 
 class Telemetry:
@@ -435,7 +124,7 @@ class Telemetry:
 
     def disown(self) -> None:
         """In a forked child: the message that is being handled has its context here, too, and its end in the parent."""
-        delivery = get_current().get(_DELIVERY)
+        delivery = get_current().get(DELIVERY)
         while isinstance(delivery, Delivery):
             delivery._open = False
             delivery = delivery._outer
@@ -453,7 +142,7 @@ class Telemetry:
         if not self.enabled:
             return None
         context = get_current()
-        if context and not _SUPPRESSION.isdisjoint(context) and any(context.get(key) for key in _SUPPRESSION):
+        if context and not SUPPRESSION.isdisjoint(context) and any(context.get(key) for key in SUPPRESSION):
             return None
         return context
 
@@ -515,8 +204,8 @@ class Telemetry:
             The message on its way. For an excluded destination its span does nothing, and the context is passed on.
         """
         if operation.excluded or (context and self._global and _is_idle()):
-            around: Any = context.get(_SPAN)
-            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
+            around: Any = context.get(SPAN)
+            return Publication(self, UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         attributes = operation.attributes.copy()
         keys = self._keys
         try:
@@ -561,8 +250,8 @@ class Telemetry:
             The call. For an excluded destination its span does nothing.
         """
         if operation.excluded or (self._global and _is_idle()):
-            around: Any = context.get(_SPAN)
-            return Publication(self, _UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
+            around: Any = context.get(SPAN)
+            return Publication(self, UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
         span = self._tracer.start_span(operation.name, context, operation.kind, attributes)
         return Publication(self, operation, span, propagation.inject(span, context))
@@ -574,7 +263,7 @@ class Telemetry:
             publication: the call.
             headers: those of the value, names in lower case.
         """
-        writer = _span_context(propagation.extract(headers, Context()))
+        writer = span_context(propagation.extract(headers, Context()))
         if writer is not None:
             publication.span.add_link(writer)
 
@@ -631,13 +320,13 @@ class Telemetry:
             self._capture(headers, attributes)
         usual = propagation.remote(headers) if headers and not context and self._linkless else None
         if usual is not None:  # nothing around, and nothing to link
-            parent = Context({_SPAN: usual})
+            parent = Context({SPAN: usual})
         else:
             parent, links = self._correlate(headers, context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
         delivery = Delivery(self, operation, span, message, context)
         if self._current:
-            here = {_SPAN: span, _DELIVERY: delivery}
+            here = {SPAN: span, DELIVERY: delivery}
             attach(Context(here if usual is not None else {**parent, **here}))
         else:
             delivery.end()
@@ -667,10 +356,10 @@ class Telemetry:
         if operation.excluded or (idle and not context and not any(messages)):
             return None
         usual = propagation.remote(messages[0]) if messages[0] and not context and not self.vocabulary.semconv else None
-        parent, links = self._correlate(messages[0], context) if usual is None else (Context({_SPAN: usual}), ())
-        span: Any = parent.get(_SPAN) or INVALID_SPAN
+        parent, links = self._correlate(messages[0], context) if usual is None else (Context({SPAN: usual}), ())
+        span: Any = parent.get(SPAN) or INVALID_SPAN
         if idle:
-            operation = _UNTOLD
+            operation = UNTOLD
         else:
             attributes = self.vocabulary.write(operation.attributes.copy(), facts)
             if len(messages) > 1:
@@ -679,7 +368,7 @@ class Telemetry:
                 self._capture(messages[0], attributes)
             span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
         delivery = Delivery(self, operation, span, message, context)
-        attach(Context({**parent, _SPAN: span, _DELIVERY: delivery}))
+        attach(Context({**parent, SPAN: span, DELIVERY: delivery}))
         return delivery
 
     def receive(
@@ -706,11 +395,11 @@ class Telemetry:
         """
         if operation.excluded:
             return
-        remotes = (_span_context(propagation.extract(headers, Context())) for headers in messages if headers)
+        remotes = (span_context(propagation.extract(headers, Context())) for headers in messages if headers)
         # A list: a tuple that a generator is still filling is shown to others by `gc.get_objects`, and then fails.
         links = [Link(remote) for remote in remotes if remote is not None]
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
-        parent = _with_span(_recording(context), context)
+        parent = with_span(recording(context), context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links, began.time)
         Running(self, operation, span, began.clock)._finish(error, count=0 if shares else len(messages))
         if shares and self.is_metered():
@@ -795,7 +484,7 @@ class Telemetry:
 
     def current_delivery(self, context: Context) -> Delivery | None:
         """The message that is being handled in a context."""
-        delivery = context.get(_DELIVERY)
+        delivery = context.get(DELIVERY)
         return delivery if isinstance(delivery, Delivery) and not delivery.done else None
 
     def delivery_of(self, message: Any) -> Delivery | None:
@@ -807,17 +496,17 @@ class Telemetry:
 
     def _correlate(self, headers: Mapping[str, Any] | None, context: Context) -> tuple[Context, tuple[Link, ...]]:
         """The context of a message's span, and the spans that it is linked to."""
-        ambient = _recording(context)
+        ambient = recording(context)
         base = baggage.clear(set_span_in_context(INVALID_SPAN, context)) if context else context
         carried = propagation.extract(headers, base) if headers else base
-        remote = _span_context(carried)
+        remote = span_context(carried)
         if remote is None:
             parent = context if carried is base else carried
-            return _with_span(ambient, parent), ()
+            return with_span(ambient, parent), ()
         if ambient is None:
             return carried, (Link(remote),) if self.vocabulary.semconv else ()
         if self.settings.consumer_parent == "ambient":
-            return _with_span(ambient, carried), (Link(remote),)
+            return with_span(ambient, carried), (Link(remote),)
         links = [Link(remote)] if self.vocabulary.semconv else []
         around = ambient.get_span_context()
         if around.trace_id != remote.trace_id:
@@ -839,21 +528,21 @@ class Telemetry:
             parent: what it would be for the first message alone.
             links: the same of its links.
         """
-        remotes = (_span_context(propagation.extract(headers, Context())) for headers in messages if headers)
+        remotes = (span_context(propagation.extract(headers, Context())) for headers in messages if headers)
         every = [*(Link(remote) for remote in remotes if remote is not None), *links]
         distinct = {(link.context.trace_id, link.context.span_id): link for link in every}
         if self.settings.consumer_parent == "ambient":  # several messages have no parent in common
-            parent = _with_span(_recording(context), parent)
+            parent = with_span(recording(context), parent)
         return parent, tuple(distinct.values())
 
     def _pass_on(self, headers: Mapping[str, Any] | None, message: Any, context: Context) -> Delivery:
         """Make a message's context current, of which nobody will be told."""
         usual = propagation.remote(headers) if headers and not context else None
-        parent = self._correlate(headers, context)[0] if usual is None else Context({_SPAN: usual})
-        span: Any = parent.get(_SPAN) or INVALID_SPAN
-        delivery = Delivery(self, _UNTOLD, span, message, context)
+        parent = self._correlate(headers, context)[0] if usual is None else Context({SPAN: usual})
+        span: Any = parent.get(SPAN) or INVALID_SPAN
+        delivery = Delivery(self, UNTOLD, span, message, context)
         if self.settings.process_spans:
-            attach(Context({**parent, _DELIVERY: delivery}))
+            attach(Context({**parent, DELIVERY: delivery}))
         else:
             delivery.end()
         return delivery
@@ -862,8 +551,8 @@ class Telemetry:
         """A link to the context that a message carried before it was published again."""
         if propagation.fields().isdisjoint(headers):
             return ()
-        before = _span_context(propagation.extract(headers, Context()))
-        now = _span_context(context)
+        before = span_context(propagation.extract(headers, Context()))
+        now = span_context(context)
         if before is None or (now is not None and now.span_id == before.span_id):
             return ()
         return (Link(before),)
@@ -880,153 +569,6 @@ class Telemetry:
                     attributes[v.CAPTURED_HEADER + name] = shown
 
 
-class Settlement:
-    """An acknowledgement on its way: a span of its own, or an event on the message's span."""
-
-    __slots__ = ("_details", "_running", "_span", "_verb")
-
-    def __init__(self, verb: str, details: v.Attributes, span: Span, running: Running | None) -> None:
-        self._verb = verb
-        self._details = details
-        self._span = span
-        self._running = running
-
-    def end(self, error: BaseException | Failure | None = None) -> None:
-        """It was told, or telling it failed.
-
-        Args:
-            error: what telling it raised, or what else went wrong, if anything.
-        """
-        if self._running is not None:
-            self._running._finish(error)
-            return
-        try:
-            details = self._details if error is None else {**self._details, v.ERROR_TYPE: error_type_of(error)}
-            self._span.add_event(self._verb, details)
-        except Exception as failure:
-            safety.report(f"recording {self._verb!r}", failure)
-
-
-_UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), None, excluded=True)
-
-
-def handled_here() -> Delivery | None:
-    """The message that is being handled in the current context, of whatever library, if anybody is told of it."""
-    delivery = get_current().get(_DELIVERY)
-    return delivery if isinstance(delivery, Delivery) and delivery._open and not delivery.done else None
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether a message is another, by what tells them from others: itself, or a tuple of what is equal."""
-    return one is other or (type(other) is tuple and bool(one == other))
-
-
 def _is_idle() -> bool:
     """Whether there is no SDK: what is told of goes nowhere. The API has no cheap way to ask."""
     return getattr(trace, "_TRACER_PROVIDER", 0) is None and getattr(meters, "_METER_PROVIDER", 0) is None
-
-
-def _recording(context: Context) -> Span | None:
-    """The span around a call, unless it is over or was never told of: a task has the context of whoever started it."""
-    span: Any = context.get(_SPAN)
-    return span if span is not None and span.is_recording() else None
-
-
-def _unhandled(context: Context) -> tuple[Context, Delivery | None]:
-    """A context without the messages whose handling was ended elsewhere, and the message that is handled in it.
-
-    Their contexts would follow one another for ever, where one task asks for messages and another one settles them.
-    """
-    delivery = context.get(_DELIVERY)
-    if not isinstance(delivery, Delivery) or not delivery.done:
-        return context, delivery if isinstance(delivery, Delivery) else None
-    span = context.get(_SPAN)
-    if span is not delivery.span and isinstance(span, trace.Span) and span.is_recording():
-        return context, None  # the application's own span, still open
-    return delivery.before()
-
-
-def forget_handled() -> None:
-    """Bring back the context from before messages that are current here, but whose handling was ended elsewhere."""
-    try:
-        context = get_current()
-        before, _ = _unhandled(context)
-        if before is not context:
-            attach(before)
-    except Exception as error:
-        safety.report("restoring a context", error)
-
-
-def _same_place(code: Any, one: int, other: int) -> bool:
-    """Whether two instructions are of the same expression.
-
-    Since Python 3.12 an exception that is thrown into an ``await``, as a cancellation is, leaves it by another
-    instruction than the one that its traceback names.
-    """
-    if one == other or sys.version_info < (3, 12):
-        return one == other
-    places = list(code.co_positions())  # an instruction is two bytes
-    return bool(places[one // 2] == places[other // 2])
-
-
-def _span_context(context: Context) -> SpanContext | None:
-    span: Any = context.get(_SPAN)
-    if span is None:
-        return None
-    found: SpanContext = span.get_span_context()
-    return found if found.is_valid else None
-
-
-def _with_span(span: Span | None, context: Context) -> Context:
-    """A context with just this span in it, or with none."""
-    if context.get(_SPAN) is span:
-        return context
-    return set_span_in_context(INVALID_SPAN if span is None else span, context)
-
-
-def error_type_of(error: BaseException | Failure) -> str:
-    """The value of ``error.type``."""
-    if isinstance(error, Failure):
-        return error.type
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def text_of(error: BaseException) -> str:
-    """What an exception says; nothing, where it is one of those that cannot even do that."""
-    try:
-        return str(error)
-    except Exception:
-        return ""
-
-
-def _is_unset(span: Span) -> bool:
-    """Whether the application has not set a status itself."""
-    status = getattr(span, "status", None)
-    return status is None or status.status_code is _UNSET
-
-
-def _tell(span: Span, names: v.Vocabulary, facts: v.Facts) -> None:
-    """Tell a span what became known since its start."""
-    if len(facts) > 2:  # to look at a mapping costs the SDK as much as two attributes
-        span.set_attributes(names.write({}, facts))
-        return
-    keys = names.single
-    try:
-        for fact, value in facts:
-            if value is not None:
-                span.set_attribute(keys[fact], value)
-    except KeyError:  # as in `Telemetry.publish`
-        span.set_attributes(names.write({}, facts))
-
-
-def _record(span: Span, error: BaseException | Failure) -> None:
-    span.set_attribute(v.ERROR_TYPE, error_type_of(error))
-    if isinstance(error, Failure):
-        span.set_status(Status(StatusCode.ERROR, error.message))
-        return
-    span.set_status(Status(StatusCode.ERROR, text_of(error)))
-    try:
-        span.record_exception(error)
-    except Exception as failure:  # the SDK asks the exception what it says, and some cannot tell
-        safety.report("recording an exception", failure)

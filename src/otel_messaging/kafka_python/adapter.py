@@ -15,7 +15,8 @@ from .consumer import Consumer
 from .producer import Producer
 
 if TYPE_CHECKING:
-    from otel_messaging.core.telemetry import Operation, Telemetry
+    from otel_messaging.core.operations import Operation
+    from otel_messaging.core.telemetry import Telemetry
 
 _MADE = "_otel_messaging_made"
 

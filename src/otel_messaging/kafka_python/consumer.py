@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.batch import Batch
 from otel_messaging.core.cache import Cache
+from otel_messaging.core.operations import Failure, Moment, forget_handled
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import Held, Loop
 from otel_messaging.core.state import ATTRIBUTE, find
-from otel_messaging.core.telemetry import Failure, Moment, forget_handled
 
 from .cluster import Cluster, Partition
 from .records import SYSTEM, describe, fold
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_messaging.core.metrics import Lag
-    from otel_messaging.core.telemetry import Delivery, Operation, Settlement, Telemetry
+    from otel_messaging.core.operations import Delivery, Operation, Settlement
+    from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import Kafka
 

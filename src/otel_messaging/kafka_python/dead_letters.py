@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kafka.consumer.fetcher import ConsumerRecord
     from kafka.producer.future import FutureRecordMetadata
 
-    from otel_messaging.core.telemetry import Delivery
+    from otel_messaging.core.operations import Delivery
 
 
 def dead_letter(

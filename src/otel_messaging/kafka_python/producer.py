@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
+from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import fields
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import ATTRIBUTE, find, keep
-from otel_messaging.core.telemetry import Failure, PublishRequest
+from otel_messaging.core.telemetry import PublishRequest
 
 from .cluster import Cluster
 from .records import SYSTEM, fold, key_text, well_formed
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from otel_messaging.core.telemetry import Operation, Publication, Settlement, Telemetry
+    from otel_messaging.core.operations import Operation, Publication, Settlement
+    from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import Kafka
 

@@ -9,7 +9,7 @@ from otel_messaging.core.safety import report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.telemetry import Settlement
+    from otel_messaging.core.operations import Settlement
 
 
 def begin_settling(state: Callable[[Any], Any], client: Any, verb: str, *args: Any) -> Settlement | None:

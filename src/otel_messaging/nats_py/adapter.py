@@ -6,9 +6,10 @@ from asyncio import TimeoutError as AsyncioTimeoutError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from otel_messaging.core.operations import Moment
 from otel_messaging.core.settling import Last
 from otel_messaging.core.state import find, keep
-from otel_messaging.core.telemetry import Moment, PublishRequest
+from otel_messaging.core.telemetry import PublishRequest
 
 from .client import Client
 from .pulling import Asked, last_pulled
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from otel_messaging.core import vocabulary as v
+    from otel_messaging.core.operations import Publication, Settlement
     from otel_messaging.core.settling import Ends
-    from otel_messaging.core.telemetry import Publication, Settlement, Telemetry
+    from otel_messaging.core.telemetry import Telemetry
 
 
 class Nats:

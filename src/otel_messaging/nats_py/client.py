@@ -10,10 +10,10 @@ from weakref import WeakSet
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
+from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import fields
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import find
-from otel_messaging.core.telemetry import Failure
 
 from .advisories import GIVEN_UP, given_up
 from .reading import DELIVERED, describe, fold, number, split_reply, stored
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_messaging.core.metrics import Lag
-    from otel_messaging.core.telemetry import Delivery, Operation, Publication, Telemetry
+    from otel_messaging.core.operations import Delivery, Operation, Publication
+    from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import Nats
     from .pulling import Asked

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
     from nats.js.api import PubAck, RawStreamMsg
 
-    from otel_messaging.core.telemetry import Delivery
+    from otel_messaging.core.operations import Delivery
 
 _ORDER = "nats-"
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

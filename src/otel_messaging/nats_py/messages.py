@@ -11,7 +11,7 @@ from otel_messaging.core.telemetry import Incoming
 from .reading import DELIVERED, describe, fold, split_reply, stored, subscribed
 
 if TYPE_CHECKING:
-    from otel_messaging.core.telemetry import Operation
+    from otel_messaging.core.operations import Operation
 
     from .adapter import Nats
 

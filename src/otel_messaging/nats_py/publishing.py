@@ -14,7 +14,7 @@ from .telling import NOTHING, Told, acknowledged, here, inherited, tell, telling
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.telemetry import Publication
+    from otel_messaging.core.operations import Publication
 
     from .adapter import Nats
     from .telling import Sent

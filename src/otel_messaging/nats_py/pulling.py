@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from otel_messaging.core.operations import Delivery, Moment, Operation
     from otel_messaging.core.scope import Held
-    from otel_messaging.core.telemetry import Delivery, Moment, Operation, Telemetry
+    from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import Nats
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import as_text
 from otel_messaging.core.safety import report
-from otel_messaging.core.telemetry import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from otel_messaging.core.operations import Delivery, Operation, Publication
     from otel_messaging.core.scope import Held
-    from otel_messaging.core.telemetry import Delivery, Operation, Publication, Telemetry
+    from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import Nats
 

@@ -7,15 +7,15 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core import vocabulary as v
+from otel_messaging.core.operations import Failure
 from otel_messaging.core.safety import report
-from otel_messaging.core.telemetry import Failure
 
 from .reading import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from otel_messaging.core.telemetry import Publication
+    from otel_messaging.core.operations import Publication
 
     from .adapter import Nats
     from .client import Client

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from otel_messaging.core.operations import Delivery
     from otel_messaging.core.publish_batch import PublishBatch
-    from otel_messaging.core.telemetry import Delivery
 
 
 class Block:

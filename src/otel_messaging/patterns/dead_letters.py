@@ -12,15 +12,17 @@ from opentelemetry.trace import get_current_span
 
 from otel_messaging.core import propagation, safety
 from otel_messaging.core import vocabulary as v
+from otel_messaging.core.contexts import attach, get_current
 from otel_messaging.core.instrumentor import active
-from otel_messaging.core.telemetry import attach, error_type_of, get_current, handled_here, text_of
+from otel_messaging.core.operations import error_type_of, handled_here, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
 
-    from otel_messaging.core.telemetry import Delivery, Telemetry
+    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.telemetry import Telemetry
 
 PREFIX = "dead-letter-"
 ORIGINAL = PREFIX + "original-"

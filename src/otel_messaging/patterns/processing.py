@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from contextlib import AbstractContextManager
 
-    from otel_messaging.core.telemetry import Delivery, Incoming, Telemetry
+    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.telemetry import Incoming, Telemetry
 
     from .libraries import Library
 

@@ -1,0 +1,64 @@
+"""The current context, and what is in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as runtime
+from opentelemetry.context import Context, create_key
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import INVALID_SPAN, set_span_in_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Span, SpanContext
+
+DELIVERY = create_key("otel-messaging-delivery")
+"""The key of the message that is being handled, a `Delivery`."""
+BATCH = create_key("otel-messaging-batch")
+"""The key of what counts the messages that are published, as `PublishBatch` does."""
+
+# What the API's own functions call: two calls less, several times per message.
+_runtime = getattr(runtime, "_RUNTIME_CONTEXT", runtime)
+_variable = getattr(_runtime, "_current_context", None) if type(_runtime) is ContextVarsRuntimeContext else None
+get_current: Callable[[], Context] = _runtime.get_current if _variable is None else _variable.get
+attach: Callable[[Context], Any] = _runtime.attach if _variable is None else _variable.set
+
+# The API keeps these keys to itself; a context that holds nothing else tells them.
+(SPAN,) = set_span_in_context(INVALID_SPAN, Context())
+
+
+def _suppression_keys() -> frozenset[str]:
+    token = runtime.attach(Context())  # this may be the first import, and suppressed itself
+    try:
+        with suppress_instrumentation():
+            return frozenset(get_current())
+    finally:
+        runtime.detach(token)
+
+
+SUPPRESSION = _suppression_keys()
+
+
+def recording(context: Context) -> Span | None:
+    """The span around a call, unless it is over or was never told of: a task has the context of whoever started it."""
+    span: Any = context.get(SPAN)
+    return span if span is not None and span.is_recording() else None
+
+
+def span_context(context: Context) -> SpanContext | None:
+    """That of the span in a context, if it is valid."""
+    span: Any = context.get(SPAN)
+    if span is None:
+        return None
+    found: SpanContext = span.get_span_context()
+    return found if found.is_valid else None
+
+
+def with_span(span: Span | None, context: Context) -> Context:
+    """A context with just this span in it, or with none."""
+    if context.get(SPAN) is span:
+        return context
+    return set_span_in_context(INVALID_SPAN if span is None else span, context)

@@ -1,0 +1,445 @@
+"""What has begun and will end: messages that are published and handled, calls about them, their acknowledgement."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from opentelemetry import trace
+from opentelemetry.metrics import _internal as meters
+from opentelemetry.trace import Status, StatusCode
+
+from . import safety
+from . import vocabulary as v
+from .contexts import DELIVERY, SPAN, attach, get_current, recording
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import Histogram
+    from opentelemetry.trace import Span
+
+    from .metrics import OperationMetrics
+    from .telemetry import Telemetry
+
+_OK = Status(StatusCode.OK)
+_UNSET = StatusCode.UNSET  # an enumeration's member is slow to look up
+
+
+class Failure(NamedTuple):
+    """A failure that is no exception, such as a message that the broker returned."""
+
+    type: str
+    message: str
+
+
+class Moment(NamedTuple):
+    """A point in time, to tell later of what began or ended at it."""
+
+    clock: float
+    """By the performance counter, in seconds."""
+    time: int
+    """Since the epoch, in nanoseconds."""
+
+    @classmethod
+    def now(cls) -> Moment:
+        """This moment."""
+        return cls(time.perf_counter(), time.time_ns())
+
+
+class Operation:
+    """All that is the same for every message that goes one way: made once and kept, so that messages cost less."""
+
+    __slots__ = (
+        "attributes",
+        "destination",
+        "excluded",
+        "facts",
+        "kind",
+        "metrics",
+        "name",
+        "settles",
+        "timed",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        kind: trace.SpanKind,
+        attributes: v.Attributes,
+        destination: v.Destination,
+        facts: v.Facts,
+        metrics: tuple[OperationMetrics, ...],
+        waiting: tuple[Histogram, v.Attributes] | None,
+        excluded: bool,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.attributes = attributes
+        self.destination = destination
+        self.facts = facts
+        self.metrics = metrics
+        self.timed = any(recorder.timed for recorder in metrics)
+        self.waiting = waiting
+        self.excluded = excluded
+        self.settles: dict[str, Operation] = {}
+
+
+UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), None, excluded=True)
+"""That of a message of which nobody is told."""
+
+
+class Running:
+    """An operation that has begun: its span, and when it began.
+
+    Its subclasses, made for every message, set these attributes themselves: a call to here would cost as much again.
+    """
+
+    __slots__ = ("_open", "_started", "_telemetry", "operation", "span")
+
+    _hidden = False
+    """Whether the application cannot have set the span's status, since it has never seen it."""
+
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float) -> None:
+        self._telemetry = telemetry
+        self._started: float | None = started  # by the performance counter, in seconds; 0 where it does not matter
+        self._open = True
+        self.operation = operation
+        self.span = span
+
+    def _finish(
+        self,
+        error: BaseException | Failure | None = None,
+        facts: v.Facts = (),
+        stopped: Moment | None = None,
+        count: int = 1,
+    ) -> None:
+        """End the span and count. Harmless when called twice; never raises.
+
+        Args:
+            error: what went wrong, if anything did.
+            facts: what became known since the start.
+            stopped: when the operation really ended, if that was before.
+            count: how many messages it was about.
+        """
+        if not self._open:
+            return
+        self._open = False
+        try:
+            span = self.span
+            try:
+                if span.is_recording():
+                    names = self._telemetry.vocabulary
+                    if facts:
+                        _tell(span, names, facts)
+                    if error is not None:
+                        _record(span, error)
+                    elif names.ok_on_success and (self._hidden or _is_unset(span)):
+                        span.set_status(_OK)
+            finally:
+                span.end(None if stopped is None else stopped.time)
+            if self.operation.metrics and (
+                self._telemetry._metered or getattr(meters, "_METER_PROVIDER", 0) is not None
+            ):
+                self._count(error, stopped, count)
+        except Exception as failure:
+            safety.report("ending a span", failure)  # without its name: subjects may be made up per message
+
+    def _count(self, error: BaseException | Failure | None, stopped: Moment | None, count: int) -> None:
+        operation = self.operation
+        seconds, started = None, self._started
+        if operation.timed and started is not None:
+            seconds = (time.perf_counter() if stopped is None else stopped.clock) - started
+        error_type = None if error is None else error_type_of(error)
+        for recorder in operation.metrics:
+            recorder.record(seconds, count, error_type)
+
+
+class Publication(Running):
+    """A message on its way to the broker.
+
+    Attributes:
+        carrier: the headers to send with it; empty when there is nothing to send.
+        sent: what the library has made of the message, where the adapter wants to look at it at the end.
+    """
+
+    __slots__ = ("_hidden", "carrier", "sent")
+
+    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
+        self._telemetry = telemetry
+        self._started = time.perf_counter() if operation.timed else 0.0
+        self._open = True
+        self.operation = operation
+        self.span = span
+        self.carrier = carrier
+        self.sent: Any = None
+        self._hidden = telemetry.publish_hook is None
+
+    def is_counted(self) -> bool:
+        """Whether it matters what becomes of the message where its span is not recorded."""
+        return self._telemetry.is_metered()
+
+    end = Running._finish
+    """The broker has answered, or will not."""
+
+
+class Delivery(Running):
+    """A message that the application is handling: its span, and how long its context is current.
+
+    Attributes:
+        message: what tells this message from others, as the adapter chose it; a list of that, where several are handled
+            at once; None once it is handled.
+        done: whether the message is handled.
+    """
+
+    __slots__ = ("_error", "_outer", "_previous", "_stopped", "_where", "done", "message")
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        operation: Operation,
+        span: Span,
+        message: Any,
+        previous: Context,
+    ) -> None:
+        self._telemetry = telemetry
+        self._started = time.perf_counter() if operation.timed else 0.0
+        self._open = operation is not UNTOLD
+        self.operation = operation
+        self.span = span
+        self.message = message
+        self.done = False
+        outer: Delivery | None = None
+        if DELIVERY in previous:
+            previous, outer = _unhandled(previous)
+            if outer is not None:  # where two consumers are asked in turn, those handled would follow one another
+                outer._previous, outer._outer = outer.before()
+        self._previous: Context = previous
+        self._outer: Delivery | None = outer
+        self._error: BaseException | Failure | None = None
+        self._stopped: Moment | None = None
+        self._where: tuple[Any, int] | None = None
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The message is handled. Harmless when called twice.
+
+        Args:
+            error: the exception that handling it raised, if any.
+        """
+        current = get_current()
+        if current.get(DELIVERY) is self:  # also if it was ended before, but in another context
+            if self._outer is None and current.get(SPAN) is self.span:
+                attach(self._previous)  # as below, in the most usual case
+            else:
+                self._restore(current)
+        if self.done:
+            return
+        self.done = True
+        self.message = None
+        if self._open:
+            self._finish(self._error if error is None else error, (), self._stopped)
+
+    def fail(self, error: BaseException | Failure) -> None:
+        """An exception was seen while the message is handled, which the application may yet catch.
+
+        Args:
+            error: the exception.
+        """
+        self._error = error
+
+    @property
+    def telemetry(self) -> Telemetry | None:
+        """Who is told of the message; None where nobody is."""
+        return self._telemetry if self._open else None
+
+    @property
+    def failed(self) -> bool:
+        """Whether that was seen."""
+        return self._error is not None
+
+    @property
+    def several(self) -> bool:
+        """Whether it is the handling of several messages at once."""
+        return type(self.message) is list
+
+    def handles(self, message: Any) -> bool:
+        """Whether it is the handling of a message, or of several with this one among them.
+
+        Args:
+            message: what tells it from others.
+        """
+        return any(_same(one, message) for one in (self.message if self.several else (self.message,)))
+
+    def untime(self) -> None:
+        """The application says itself how long it handles the message: that is not recorded twice."""
+        self._started = None
+
+    def leave(self, where: tuple[Any, int]) -> None:
+        """The loop was left: what follows is not handling. The span waits for an exception to pass.
+
+        Args:
+            where: the code, and the index of the instruction in it, that left the loop.
+        """
+        if self.done or self._stopped is not None:
+            return
+        self._stopped = Moment.now()
+        self._where = where
+        current = get_current()
+        if current.get(DELIVERY) is self:
+            self._restore(current)
+
+    def concerns(self, error: BaseException | None) -> bool:
+        """Whether an exception was raised while the message was handled, and not after its loop was left."""
+        if error is None or self._where is None:
+            return error is not None
+        code, instruction = self._where
+        entry = error.__traceback__
+        while entry is not None:
+            if entry.tb_frame.f_code is code and _same_place(code, entry.tb_lasti, instruction):
+                return True
+            entry = entry.tb_next
+        return False
+
+    def _restore(self, current: Context) -> None:
+        """Bring back the context that was there before, unless the application has put a span of its own in our place.
+
+        By value, not by token: a token can be given back only where it was taken, and messages are handled in one task
+        and asked for in another.
+        """
+        try:
+            if current.get(SPAN) is not self.span and recording(current) is not None:
+                return
+            attach(self._previous if self._outer is None else self.before()[0])
+        except Exception as error:  # the span need not be the SDK's
+            safety.report("restoring a context", error)
+
+    def before(self) -> tuple[Context, Delivery | None]:
+        """The context from before this message, and the message that is handled in it."""
+        previous, outer = self._previous, self._outer
+        while outer is not None and outer.done:  # messages of two consumers may end in any order
+            previous, outer = outer._previous, outer._outer
+        return previous, outer
+
+
+class Settlement:
+    """An acknowledgement on its way: a span of its own, or an event on the message's span."""
+
+    __slots__ = ("_details", "_running", "_span", "_verb")
+
+    def __init__(self, verb: str, details: v.Attributes, span: Span, running: Running | None) -> None:
+        self._verb = verb
+        self._details = details
+        self._span = span
+        self._running = running
+
+    def end(self, error: BaseException | Failure | None = None) -> None:
+        """It was told, or telling it failed.
+
+        Args:
+            error: what telling it raised, or what else went wrong, if anything.
+        """
+        if self._running is not None:
+            self._running._finish(error)
+            return
+        try:
+            details = self._details if error is None else {**self._details, v.ERROR_TYPE: error_type_of(error)}
+            self._span.add_event(self._verb, details)
+        except Exception as failure:
+            safety.report(f"recording {self._verb!r}", failure)
+
+
+def handled_here() -> Delivery | None:
+    """The message that is being handled in the current context, of whatever library, if anybody is told of it."""
+    delivery = get_current().get(DELIVERY)
+    return delivery if isinstance(delivery, Delivery) and delivery._open and not delivery.done else None
+
+
+def forget_handled() -> None:
+    """Bring back the context from before messages that are current here, but whose handling was ended elsewhere."""
+    try:
+        context = get_current()
+        before, _ = _unhandled(context)
+        if before is not context:
+            attach(before)
+    except Exception as error:
+        safety.report("restoring a context", error)
+
+
+def _unhandled(context: Context) -> tuple[Context, Delivery | None]:
+    """A context without the messages whose handling was ended elsewhere, and the message that is handled in it.
+
+    Their contexts would follow one another for ever, where one task asks for messages and another one settles them.
+    """
+    delivery = context.get(DELIVERY)
+    if not isinstance(delivery, Delivery) or not delivery.done:
+        return context, delivery if isinstance(delivery, Delivery) else None
+    span = context.get(SPAN)
+    if span is not delivery.span and isinstance(span, trace.Span) and span.is_recording():
+        return context, None  # the application's own span, still open
+    return delivery.before()
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether a message is another, by what tells them from others: itself, or a tuple of what is equal."""
+    return one is other or (type(other) is tuple and bool(one == other))
+
+
+def _same_place(code: Any, one: int, other: int) -> bool:
+    """Whether two instructions are of the same expression.
+
+    Since Python 3.12 an exception that is thrown into an ``await``, as a cancellation is, leaves it by another
+    instruction than the one that its traceback names.
+    """
+    if one == other or sys.version_info < (3, 12):
+        return one == other
+    places = list(code.co_positions())  # an instruction is two bytes
+    return bool(places[one // 2] == places[other // 2])
+
+
+def error_type_of(error: BaseException | Failure) -> str:
+    """The value of ``error.type``."""
+    if isinstance(error, Failure):
+        return error.type
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says; nothing, where it is one of those that cannot even do that."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def _is_unset(span: Span) -> bool:
+    """Whether the application has not set a status itself."""
+    status = getattr(span, "status", None)
+    return status is None or status.status_code is _UNSET
+
+
+def _tell(span: Span, names: v.Vocabulary, facts: v.Facts) -> None:
+    """Tell a span what became known since its start."""
+    if len(facts) > 2:  # to look at a mapping costs the SDK as much as two attributes
+        span.set_attributes(names.write({}, facts))
+        return
+    keys = names.single
+    try:
+        for fact, value in facts:
+            if value is not None:
+                span.set_attribute(keys[fact], value)
+    except KeyError:  # as in `Telemetry.publish`
+        span.set_attributes(names.write({}, facts))
+
+
+def _record(span: Span, error: BaseException | Failure) -> None:
+    span.set_attribute(v.ERROR_TYPE, error_type_of(error))
+    if isinstance(error, Failure):
+        span.set_status(Status(StatusCode.ERROR, error.message))
+        return
+    span.set_status(Status(StatusCode.ERROR, text_of(error)))
+    try:
+        span.record_exception(error)
+    except Exception as failure:  # the SDK asks the exception what it says, and some cannot tell
+        safety.report("recording an exception", failure)
