@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from otel_messaging import PublishRequest
@@ -58,6 +59,15 @@ async def test_the_publish_hook_is_told_of_the_message(connect, recorder):
     assert type(request) is PublishRequest
     assert request.client is driver.publisher
     assert driver.asked(request) == (destination, b"hello", headers)
+
+
+async def test_a_status_that_the_publish_hook_sets_stays(connect, recorder):
+    driver = await connect(publish_hook=lambda span, _request: span.set_status(trace.StatusCode.ERROR, "not ours"))
+    destination = driver.name()
+    await driver.listen(destination)
+    await driver.publish(destination, b"hello")
+    (published,) = recorder.producers(1)
+    assert (published.status.status_code, published.status.description) == (trace.StatusCode.ERROR, "not ours")
 
 
 async def test_the_consume_hook_is_told_of_the_message_of_a_loop(connect, recorder):
