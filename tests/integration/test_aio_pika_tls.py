@@ -10,8 +10,11 @@ from aio_pika import Message
 
 from examples import brokers
 from otel_messaging import AioPikaInstrumentor
+from tests.support.aio_pika import tidy  # noqa: F401 (fixture)
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.usefixtures("tidy")
 
 
 class RabbitMQ(brokers.RabbitMQ):
