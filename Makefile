@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: .venv/ready ## Send three orders through Kafka, RabbitMQ and NATS, show their traces, write docs/demo.svg
@@ -31,6 +31,10 @@ test-matrix: .venv/ready rabbitmq ## Run the tests with old and new clients on e
 .PHONY: test-kafka
 test-kafka: .venv/ready ## Run the tests of Kafka on Apache Kafka (needs Java and Maven)
 	OTEL_MESSAGING_TEST_KAFKA=apache .venv/bin/python -m pytest $(KAFKA_TESTS) $(ARGS)
+
+.PHONY: test-kafka-oldest
+test-kafka-oldest: .venv-oldest/ready ## The same with the oldest client, on an Apache Kafka that still speaks with it
+	OTEL_MESSAGING_TEST_KAFKA=apache .venv-oldest/bin/python -m pytest $(KAFKA_TESTS) $(ARGS)
 
 .PHONY: kafka
 kafka: .venv/ready ## Start Apache Kafka, print its address, wait for Ctrl-C (needs Java and Maven)

@@ -35,6 +35,12 @@ async def sent(jetstream, subject, count):
         await jetstream.publish(subject, b"x" * (number + 1))
 
 
+async def waiting(subscription, count):
+    """Wait until the consumer knows that many messages: the server says that it has stored one a moment before."""
+    while (await subscription.consumer_info()).num_pending < count:
+        await asyncio.sleep(0.005)
+
+
 def calls(recorder, vocabulary):
     """The spans of calls that have pulled messages."""
     word = "receive" if vocabulary == "guide" else "fetch"
@@ -51,6 +57,7 @@ async def test_a_list_is_one_span_for_the_call_and_one_for_each_message(connect,
     jetstream, name, subscription = await pull(driver)
     subject = f"{name}.a"
     await sent(jetstream, subject, count)
+    await waiting(subscription, count)
     published = recorder.producers(count)
     current = []
     messages = await subscription.fetch(count, timeout=2)
@@ -229,6 +236,7 @@ async def test_messages_that_wait_are_measured_until_the_subscription_ends(conne
     driver = await connect()
     jetstream, name, subscription = await pull(driver)
     await sent(jetstream, f"{name}.a", 5)
+    await waiting(subscription, 5)
     for message in await subscription.fetch(2, timeout=2):
         await message.ack()
     (point,) = recorder.metrics()["messaging.consumer.lag"]
