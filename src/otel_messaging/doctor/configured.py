@@ -194,8 +194,9 @@ def _exporters(signal: str, environ: Mapping[str, str], distros: list[str]) -> l
 def _exporter(signal: str, name: str, environ: Mapping[str, str]) -> Row | otlp.Target:
     variable = f"OTEL_{signal.upper()}_EXPORTER"
     if name.lower() in ("", "none"):
-        remedy = f"set {variable}=otlp" if signal == "traces" else ""
-        return Row(signal, f"not exported ({variable}{f'={name}' if name else ' is not set'})", remedy)
+        how, instead = (f"={name}", "") if name else (" is not set", ", or install opentelemetry-distro, which does")
+        remedy = f"set {variable}=otlp{instead}" if signal == "traces" else ""
+        return Row(signal, f"not exported ({variable}{how})", remedy)
     if name not in _OTLP:
         known = {point.name for point in metadata.entry_points(group=f"opentelemetry_{signal}_exporter")}
         return Row(
