@@ -159,6 +159,6 @@ def test_the_command_of_another_environment(python, crowded):
 def test_under_the_command_itself(python, receiver):
     """Whose options are variables, too."""
     options = ("--exporter_otlp_endpoint", receiver.endpoint, "--exporter_otlp_protocol", "http/protobuf")
-    done = run(instrumented(python)[0], *options, python, *COMMAND, environ={})
+    done = run(instrumented(python)[0], *options, python, *COMMAND, environ={"PATH": str(python.parent)})
     assert done.stdout.endswith("\nNo problem found.\n")
     assert receiver.spans == []
