@@ -60,6 +60,8 @@ def test_theirs_switched_off(program, start, receiver):
 
 
 def test_ours_switched_off(program, start, receiver):
+    if program.library == "aio_pika" and clients.installed("aio-pika")[1].startswith("9.1."):
+        pytest.skip("the official package fails with aio-pika 9.1")  # RobustChannel has no attribute 'connection'
     done = start(**{SWITCH: program.entry_point})
     _, package, scope = THEIRS[program.library]
     assert receiver.spans
