@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from otel_messaging.core import safety
-from otel_messaging.toymq import ToymqInstrumentor
+from ADAPTER import ToymqInstrumentor
 
 safety.strict = True
 exporter, provider = InMemorySpanExporter(), TracerProvider()
@@ -41,31 +41,45 @@ def show():
 """
 
 
+@pytest.fixture(scope="module", params=["otel_messaging.toymq", "toymq_telemetry"])
+def adapter(request):
+    """Where the adapter is: in this package, or in a distribution of its own."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    """A folder with this package, the recipe's files in it, the client, and what says that it is installed."""
+def package(tmp_path_factory, adapter):
+    """A folder with this package, the recipe's files, the client, and what says that they are installed."""
     folder = tmp_path_factory.mktemp("recipe")
     shutil.copytree(ROOT / "src" / "otel_messaging", folder / "otel_messaging")
     files = re.findall(r"^### `src/([^`]*)`$.*?^```python\n(.*?)^```$", RECIPE.read_text(), re.MULTILINE | re.DOTALL)
     for name, code in files:
-        path = folder / name
+        path = folder / name.replace("otel_messaging/toymq", adapter.replace(".", "/"))
         path.parent.mkdir(exist_ok=True)
         path.write_text(code)
     assert len(files) == 6
     shutil.copy(FOLDER / "toymq.py", folder)
-    info = folder / "toymq-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toymq\nVersion: 1.0\n")
+    _install(folder, "toymq")
+    _install(
+        folder, "toymq-telemetry", f"[opentelemetry_instrumentor]\nmessaging-toymq = {adapter}:ToymqInstrumentor\n"
+    )
     return folder
 
 
+def _install(folder, name, entry_points=""):
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+
+
 @pytest.fixture
-def run(package):
+def run(package, adapter):
     """Run code in a process where the client is instrumented, and return the lines that it printed."""
 
     def ran(code):
         environ = environment_of({"PYTHONPATH": os.pathsep.join((str(package), str(ROOT)))})
-        command = [sys.executable, "-W", "error", "-c", PROGRAM + code]
+        command = [sys.executable, "-W", "error", "-c", PROGRAM.replace("ADAPTER", adapter) + code]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.splitlines()
@@ -153,11 +167,23 @@ show()
     )
 
 
-def test_the_recipe_is_written_as_the_rest(package):
+def test_the_helpers_know_its_messages(run):
+    process, _ = run("""
+from otel_messaging.patterns import process
+
+with process(toymq.Message("orders", b"hello", {})):
+    pass
+show()
+""")
+    assert process.startswith("process orders CONSUMER OK")
+    assert "'messaging.system': 'toymq'" in process
+
+
+def test_the_recipe_is_written_as_the_rest(package, adapter):
     ruff = Path(sys.executable).with_name("ruff")
     if not ruff.exists():
         pytest.skip("needs ruff, which the environment of `make test` has")
-    config = ("--config", ROOT / "pyproject.toml", package / "otel_messaging" / "toymq")
+    config = ("--config", ROOT / "pyproject.toml", package / adapter.replace(".", "/"))
     for command in (("check", *config), ("format", "--check", *config)):
         done = subprocess.run([ruff, *command, "--no-cache"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

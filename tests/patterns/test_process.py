@@ -267,7 +267,7 @@ def test_what_is_no_message_is_refused_at_the_call(wrong):
 
 
 def test_a_system_that_is_not_known_is_refused_at_the_call():
-    with pytest.raises(ValueError, match="'kafka', 'rabbitmq', 'nats', not 'pulsar'"):
+    with pytest.raises(ValueError, match="'kafka', 'nats', 'rabbitmq', not 'pulsar'"):
         process({}, destination="orders", system="pulsar")
 
 

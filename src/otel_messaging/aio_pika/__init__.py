@@ -22,6 +22,7 @@ class AioPikaInstrumentor(MessagingInstrumentor):
     """Instruments `aio-pika <https://docs.aio-pika.com>`_: exchanges and queues of RabbitMQ."""
 
     library = "aio_pika"
+    system = "rabbitmq"
     entry_point = "messaging-aio-pika"
     requirements = ("aio-pika >= 9.0, < 11",)
     package = "aio_pika"

@@ -35,6 +35,8 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     library: ClassVar[str]
     """The name of the adapter's module."""
+    system: ClassVar[str]
+    """The broker that the library speaks to, as ``messaging.system`` names it."""
     entry_point: ClassVar[str]
     """The name that switches it off."""
     requirements: ClassVar[tuple[str, ...]]

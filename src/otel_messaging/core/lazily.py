@@ -25,6 +25,15 @@ def exports(package: str, **modules: str) -> Callable[[str], Any]:
     return find
 
 
+def home(kind: type) -> str:
+    """Return the package of an adapter, in whatever distribution: that of the instrumentor's class.
+
+    Args:
+        kind: the class, or one that an application has derived from it.
+    """
+    return next(base.__module__ for base in kind.__mro__ if "library" in vars(base))
+
+
 class InPatches:
     """An attribute of an instrumentor that the module ``patches`` beside it has, under the same name."""
 
@@ -32,4 +41,4 @@ class InPatches:
         self._name = name
 
     def __get__(self, _instrumentor: Any, kind: Any) -> Any:
-        return getattr(import_module(f"otel_messaging.{kind.library}.patches"), self._name)
+        return getattr(import_module(f"{home(kind)}.patches"), self._name)

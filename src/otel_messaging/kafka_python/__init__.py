@@ -22,6 +22,7 @@ class KafkaPythonInstrumentor(MessagingInstrumentor):
     """Instruments `kafka-python <https://kafka-python.readthedocs.io>`_: `KafkaProducer` and `KafkaConsumer`."""
 
     library = "kafka_python"
+    system = "kafka"
     entry_point = "messaging-kafka-python"
     requirements = ("kafka-python >= 2.0.2, < 4", "kafka-python-ng >= 2.2.3, < 4")
     package = "kafka"

@@ -22,6 +22,7 @@ class NatsPyInstrumentor(MessagingInstrumentor):
     """Instruments `nats-py <https://nats-io.github.io/nats.py>`_: core NATS, JetStream, services and stores."""
 
     library = "nats_py"
+    system = "nats"
     entry_point = "messaging-nats-py"
     requirements = ("nats-py >= 2.6, < 3",)
     package = "nats"

@@ -104,7 +104,8 @@ def process(message: Any, /, *, destination: str | None = None, system: str | No
         message: a ``ConsumerRecord`` of kafka-python, an ``IncomingMessage`` of aio-pika, a ``Msg`` of nats-py; its
             headers, where it can not be had; or the function to decorate.
         destination: where the message came from: topic, queue or subject. Needed with headers, else read from it.
-        system: ``kafka``, ``rabbitmq`` or ``nats``. Needed with headers.
+        system: ``kafka``, ``rabbitmq`` or ``nats``; where several libraries for it are instrumented, the name of the
+            adapter, such as ``kafka_python``. Needed with headers.
 
     Returns:
         A block to enter by ``with`` or ``async with``, which gives the span; or the decorated function.
@@ -130,7 +131,8 @@ def process_batch(messages: Collection[Any], /, *, destination: str | None = Non
         messages: of one library, as `process` takes them: a list, or what ``KafkaConsumer.poll`` returns. Of an empty
             one nobody is told.
         destination: where all of them came from. Needed with headers, else read from the messages.
-        system: ``kafka``, ``rabbitmq`` or ``nats``. Needed with headers.
+        system: ``kafka``, ``rabbitmq`` or ``nats``; where several libraries for it are instrumented, the name of the
+            adapter, such as ``kafka_python``. Needed with headers.
 
     Returns:
         A block to enter by ``with`` or ``async with``, which gives the span.

@@ -48,8 +48,8 @@ def batch_publish(destination: str, /, *, system: str | None = None) -> Block:
 
     Args:
         destination: what the messages have in common, for the span's name: a topic, exchange, queue or subject.
-        system: ``kafka``, ``rabbitmq`` or ``nats``; needed only where a program uses several of them, and a sampler has
-            to know it before the first message.
+        system: ``kafka``, ``rabbitmq`` or ``nats``, or the name of an adapter, as `process` takes it; needed only where
+            a program uses several of them, and a sampler has to know it before the first message.
 
     Returns:
         A block to enter by ``with`` or ``async with``, which gives the span.
