@@ -10,7 +10,7 @@ from opentelemetry import trace
 
 from otel_messaging import NatsPyInstrumentor
 from tests.support.nats_py import VERSION, client, fresh, outcome, twice
-from tests.support.recorder import shape, span_id
+from tests.support.recorder import links, shape, span_id
 from tests.support.waiting import until
 
 KIND = trace.SpanKind
@@ -102,6 +102,50 @@ async def test_a_list_is_one_span_for_the_call_and_one_for_each_message(connect,
         }
         assert 0 <= span.attributes["messaging.message.queue_time"] < 5
     assert len(recorder.producers(count)) == count  # nothing that is asked of JetStream is told of
+
+
+async def test_a_link_tells_which_message_it_is_to(connect, recorder, vocabulary):
+    driver = await connect()
+    jetstream, name, subscription = await pull(driver)
+    await jetstream.publish(f"{name}.a", b"x", headers={"Nats-Msg-Id": "7"})
+    await jetstream.publish(f"{name}.a", b"y")
+    await waiting(subscription, 2)
+    await subscription.fetch(2, timeout=2)
+    first, second = recorder.producers(2)
+    (call,) = calls(recorder, vocabulary)
+    assert links(call) == [
+        (
+            span_id(first),
+            {"messaging.message.id": "7", "messaging.nats.stream": name, "messaging.nats.sequence": 1},
+        ),
+        (span_id(second), {"messaging.nats.stream": name, "messaging.nats.sequence": 2}),
+    ]
+
+
+async def test_a_link_tells_the_subject_where_they_differ(connect, recorder, vocabulary):
+    driver = await connect()
+    jetstream, name, subscription = await pull(driver, wanted=">")
+    for subject in "ab":
+        await jetstream.publish(f"{name}.{subject}", b"x")
+    await waiting(subscription, 2)
+    await subscription.fetch(2, timeout=2)
+    (call,) = calls(recorder, vocabulary)
+    assert [attributes for _, attributes in links(call)] == [
+        {
+            "messaging.destination.name": f"{name}.{subject}",
+            "messaging.nats.stream": name,
+            "messaging.nats.sequence": sequence,
+        }
+        for sequence, subject in enumerate("ab", 1)
+    ]
+
+
+async def test_a_reply_subject_that_is_made_up_tells_nothing_of_a_message(connect, recorder):
+    from otel_messaging.nats_py.reading import identify
+
+    await connect()
+    for reply in ("$JS.ACK.", "$JS.ACK.a.b.c.d.e.f.g", f"$JS.ACK.a.b.1.{2**63}.1.1.1", "inbox", "", None):
+        assert identify(reply, {"nats-msg-id": b"\xff"}) == (("message id", None),)
 
 
 async def test_the_call_began_when_it_was_made(connect, recorder):

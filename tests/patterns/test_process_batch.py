@@ -13,7 +13,7 @@ from otel_messaging import NatsPyInstrumentor
 from otel_messaging.patterns import process_batch
 from tests.support import nats_py
 from tests.support.kafka_python import QUIET, application, plain, stack  # noqa: F401
-from tests.support.recorder import shape, span_id
+from tests.support.recorder import links, shape, span_id
 
 pytestmark = QUIET
 
@@ -135,6 +135,18 @@ def test_messages_with_the_same_context_are_linked_once(recorder, instrument):
     assert shape(recorder.span("batch_process orders"))["links"] == [1]
 
 
+async def test_what_is_known_of_a_message_is_on_its_link(receive, recorder, vocabulary):
+    driver, destination, messages = await receive(b"one", b"three")
+    with process_batch(messages):
+        pass
+    found = links(recorder.span(f"batch_process {destination}"))
+    attributes = [driver.consumed(vocabulary, destination, body) for body in (b"one", b"three")]
+    shared = attributes[0].items() & attributes[1].items()
+    for (_, seen), known in zip(found, attributes, strict=True):
+        assert known.items() - shared <= seen.items()
+        assert seen.keys().isdisjoint(name for name, _ in shared - seen.items())
+
+
 @pytest.mark.parametrize("wrong", [["text"], [None], (message for message in ()), 5, [HEADERS[0], 7]])
 def test_what_are_no_messages_is_refused_at_the_call(wrong):
     with pytest.raises(TypeError, match="process_batch"):
@@ -165,6 +177,14 @@ async def test_subjects_that_differ_leave_the_wildcard_in_the_name(nats_address,
     assert "messaging.destination.name" not in span.attributes
     assert "messaging.nats.subject" not in span.attributes
     assert span.attributes["messaging.batch.message_count"] == 2
+    assert [attributes for _, attributes in links(span)] == [
+        {
+            "messaging.destination.name": f"{prefix}.{name}",
+            "messaging.nats.subject": f"{prefix}.{name}",
+            "messaging.message.payload_size_bytes": 1,
+        }
+        for name in ("a", "b")
+    ] + [{}]  # the second message is being handled, in another trace than the first
 
 
 @pytest.fixture
@@ -174,7 +194,8 @@ def consumer(application):
 
 @pytest.fixture
 def polled(application, consumer):
-    application.fill(b"one", b"two")
+    headers = [(name, value.encode()) for name, value in HEADERS[0].items()]
+    application.fill(b"one", b"two", headers=headers)
     end = time.monotonic() + 8
     records = {}
     while not records and time.monotonic() < end:
@@ -188,6 +209,14 @@ def test_what_kafka_polls_is_a_batch(application, polled, recorder):
     span = recorder.span(f"batch_process {application.topic}")
     assert span.attributes["messaging.batch.message_count"] == 2
     assert span.attributes["messaging.kafka.destination.partition"] == 0
+    assert [attributes for _, attributes in links(span)] == [
+        {
+            "messaging.kafka.destination.partition": 0,
+            "messaging.kafka.message.offset": offset,
+            "messaging.message.payload_size_bytes": 3,
+        }
+        for offset in range(2)
+    ]
 
 
 def test_records_of_a_list_are_not_being_handled_by_a_batch(polled, recorder):

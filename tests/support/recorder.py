@@ -125,6 +125,11 @@ def shape(span: ReadableSpan) -> dict[str, Any]:
     }
 
 
+def links(span: ReadableSpan) -> list[tuple[int, dict[str, Any]]]:
+    """Of each link the id of the span that it is to, and its attributes."""
+    return [(link.context.span_id, dict(link.attributes or {})) for link in span.links]
+
+
 def span_id(span: Any) -> int:
     """The id of a span, ended or not."""
     return span.get_span_context().span_id

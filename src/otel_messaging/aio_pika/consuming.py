@@ -72,7 +72,7 @@ class Source:
         headers = fold(message.headers)
         known = describe(message, message, message.body, headers)
         if pull.receive is not None:
-            self.telemetry.receive(pull.receive, known, (headers,), context, began)
+            self.telemetry.receive(pull.receive, known, [((), headers)], context, began)
         waited = None if message.timestamp is None else time_waited(message.timestamp)
         return self.telemetry.deliver(pull.handle, known, headers, identify(message), context, waited)
 

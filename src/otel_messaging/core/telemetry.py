@@ -75,6 +75,10 @@ class Incoming(NamedTuple):
     """Its handling, if that has begun already."""
 
 
+One = tuple[v.Facts, "Mapping[str, Any] | None"]
+"""One message of several: what is known of it alone, and its headers, names in lower case."""
+
+
 class Pull(NamedTuple):
     """What pulling one message is: in the guide its handling alone, in the conventions a call and then the handling."""
 
@@ -336,7 +340,7 @@ class Telemetry:
         self,
         operation: Operation,
         facts: v.Facts,
-        messages: Sequence[Mapping[str, Any] | None],
+        messages: Sequence[One],
         message: Any,
         context: Context,
     ) -> Delivery | None:
@@ -344,8 +348,8 @@ class Telemetry:
 
         Args:
             operation: what is the same for all messages that are handled so.
-            facts: what is known of these.
-            messages: the headers of each message, names in lower case. Each is linked, if they are several.
+            facts: what is known of these as a whole.
+            messages: each message. It is linked, and what is known of it is on its link, if they are several.
             message: what tells it from others, for `Delivery.message`; a list of that, if they are several.
             context: the current context.
 
@@ -353,10 +357,11 @@ class Telemetry:
             What is being handled; None when its destination is excluded, or there is nothing to tell or to pass on.
         """
         idle = self._global and _is_idle()
-        if operation.excluded or (idle and not context and not any(messages)):
+        if operation.excluded or (idle and not context and not any(headers for _, headers in messages)):
             return None
-        usual = propagation.remote(messages[0]) if messages[0] and not context and not self.vocabulary.semconv else None
-        parent, links = self._correlate(messages[0], context) if usual is None else (Context({SPAN: usual}), ())
+        first = messages[0][1]
+        usual = propagation.remote(first) if first and not context and not self.vocabulary.semconv else None
+        parent, links = self._correlate(first, context) if usual is None else (Context({SPAN: usual}), ())
         span: Any = parent.get(SPAN) or INVALID_SPAN
         if idle:
             operation = UNTOLD
@@ -364,8 +369,8 @@ class Telemetry:
             attributes = self.vocabulary.write(operation.attributes.copy(), facts)
             if len(messages) > 1:
                 parent, links = self._link(messages, context, parent, links)
-            elif messages[0]:
-                self._capture(messages[0], attributes)
+            elif first:
+                self._capture(first, attributes)
             span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
         delivery = Delivery(self, operation, span, message, context)
         attach(Context({**parent, SPAN: span, DELIVERY: delivery}))
@@ -375,7 +380,7 @@ class Telemetry:
         self,
         operation: Operation,
         facts: v.Facts,
-        messages: Sequence[Mapping[str, Any] | None],
+        messages: Sequence[One],
         context: Context,
         began: Moment,
         error: BaseException | None = None,
@@ -386,7 +391,7 @@ class Telemetry:
         Args:
             operation: what was called.
             facts: what is known of the messages as a whole.
-            messages: the headers of each message, names in lower case. Each is linked.
+            messages: each message. It is linked, and what is known of it is on its link.
             context: the current context.
             began: when the call began.
             error: what the call raised, if anything.
@@ -395,9 +400,7 @@ class Telemetry:
         """
         if operation.excluded:
             return
-        remotes = (span_context(propagation.extract(headers, Context())) for headers in messages if headers)
-        # A list: a tuple that a generator is still filling is shown to others by `gc.get_objects`, and then fails.
-        links = [Link(remote) for remote in remotes if remote is not None]
+        links = self._links(messages)
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
         parent = with_span(recording(context), context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links, began.time)
@@ -514,26 +517,37 @@ class Telemetry:
         return carried, tuple(links)
 
     def _link(
-        self,
-        messages: Sequence[Mapping[str, Any] | None],
-        context: Context,
-        parent: Context,
-        links: tuple[Link, ...],
+        self, messages: Sequence[One], context: Context, parent: Context, links: tuple[Link, ...]
     ) -> tuple[Context, tuple[Link, ...]]:
         """The context of the span of several messages, and the spans that it is linked to: those of all messages.
 
         Args:
-            messages: the headers of each message, names in lower case.
+            messages: each message.
             context: the current context.
             parent: what it would be for the first message alone.
             links: the same of its links.
         """
-        remotes = (span_context(propagation.extract(headers, Context())) for headers in messages if headers)
-        every = [*(Link(remote) for remote in remotes if remote is not None), *links]
-        distinct = {(link.context.trace_id, link.context.span_id): link for link in every}
+        every, linked = [], set()
+        for link in (*self._links(messages), *links):
+            remote = (link.context.trace_id, link.context.span_id)
+            if link.attributes or remote not in linked:  # once, where nothing tells two of the same context apart
+                every.append(link)
+                linked.add(remote)
         if self.settings.consumer_parent == "ambient":  # several messages have no parent in common
             parent = with_span(recording(context), parent)
-        return parent, tuple(distinct.values())
+        return parent, tuple(every)
+
+    def _links(self, messages: Sequence[One]) -> list[Link]:
+        """A link to each message that carries a context, with what is known of it.
+
+        A list: a tuple that a generator is still filling is shown to others by `gc.get_objects`, and then fails.
+        """
+        links = []
+        for facts, headers in messages:
+            remote = span_context(propagation.extract(headers, Context())) if headers else None
+            if remote is not None:
+                links.append(Link(remote, self.vocabulary.write({}, facts) if facts else None))
+        return links
 
     def _pass_on(self, headers: Mapping[str, Any] | None, message: Any, context: Context) -> Delivery:
         """Make a message's context current, of which nobody will be told."""

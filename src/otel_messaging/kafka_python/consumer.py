@@ -102,8 +102,8 @@ class Consumer:
             (v.BATCH_COUNT, len(records)),
             (v.BATCH_SIZE, sum(max(0, record.serialized_value_size) for record in records)),
         )
-        headers = [fold(record.headers) for record in records]
-        self.telemetry.receive(self._call(seen), facts, headers, context, began, shares=self._shares(seen, polled))
+        every = [((), fold(record.headers)) for record in records]
+        self.telemetry.receive(self._call(seen), facts, every, context, began, shares=self._shares(seen, polled))
         for tp in seen:
             source = sources[tp]
             if source.lag is not None:

@@ -26,7 +26,7 @@ def read(kafka: Kafka, record: Any) -> Incoming:
     return Incoming(
         destination=v.Destination(record.topic),
         common=facts,
-        facts=describe(record),
+        facts=((v.KAFKA_PARTITION, record.partition), *describe(record)),
         headers=fold(record.headers),
         size=max(0, record.serialized_value_size),
         identity=record,

@@ -14,7 +14,7 @@ from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import keep
 
 from .client import Client, Deliveries
-from .reading import NUID, describe, fold, split_reply, subscribed
+from .reading import NUID, describe, fold, identify, split_reply, subscribed
 from .telling import NOTHING, Told, inherited
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from otel_messaging.core.operations import Delivery, Moment, Operation
     from otel_messaging.core.scope import Held
-    from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.core.telemetry import One, Telemetry
 
     from .adapter import Nats
 
@@ -80,7 +80,7 @@ class Asked:
         if semconv and not self._client.is_hidden(subject):
             headers = fold(message.headers)
             known = describe(message.data, headers)
-            self.telemetry.receive(self.call("next_msg", subject), known, [headers], context, began)
+            self.telemetry.receive(self.call("next_msg", subject), known, [((), headers)], context, began)
         delivery = self._deliveries(v.PROCESS if semconv else v.DELIVER).hand_out(message)
         if delivery is not None and not delivery.done:
             self._got[id(message)] = _Got(delivery, weakref.ref(current_task()))
@@ -101,9 +101,10 @@ class Asked:
             (v.NATS_STREAM, words[0] if words is not None else None),
             (v.NATS_GROUP, words[1] if words is not None else None),
         )
-        headers = [fold(message.headers) for message in seen]
-        call = deliveries.call("fetch", subjects.pop() if len(subjects) == 1 else None)
-        self.telemetry.receive(call, facts, headers, context, began)
+        common = seen[0].subject if len(subjects) == 1 else None
+        every = [_one(message, common is None) for message in seen]
+        call = deliveries.call("fetch", common)
+        self.telemetry.receive(call, facts, every, context, began)
         batch = Batch(messages, deliveries.hand_out)
         task = current_task()
         if task is not None:
@@ -155,6 +156,15 @@ class Asked:
         got = self._got.pop(key, None)
         if got is not None:
             got.delivery.end()
+
+
+def _one(message: Any, by_subject: bool) -> One:
+    """One message of a list, which its subject tells from others if that is not the same for all."""
+    headers = fold(message.headers)
+    if not headers:
+        return (), None
+    facts = identify(message.reply, headers)
+    return (*facts, (v.DESTINATION, message.subject)) if by_subject else facts, headers
 
 
 def wrap_fetch(nats: Nats, fetch: Callable[..., Any]) -> Callable[..., Any]:

@@ -27,6 +27,16 @@ def describe(payload: Any, headers: dict[str, Any] | None) -> v.Facts:
     return ((v.BODY_SIZE, size), (v.MESSAGE_ID, as_text(headers.get(_MESSAGE_ID)) if headers else None))
 
 
+def identify(reply: str | None, headers: dict[str, Any]) -> v.Facts:
+    """What tells a message from others of the same fetch: its id, and its place in its stream."""
+    facts: v.Facts = ((v.MESSAGE_ID, as_text(headers.get(_MESSAGE_ID))),)
+    words = split_reply(reply) if reply and reply.startswith(DELIVERED) else None
+    try:
+        return facts if words is None else (*facts, (v.NATS_STREAM, words[0]), (v.NATS_SEQUENCE, number(words[3])))
+    except ValueError:
+        return facts  # not JetStream's
+
+
 def fold(headers: Any) -> dict[str, Any] | None:
     """Headers with their names in lower case; None where there are none, or they are not what the library takes."""
     if not headers:

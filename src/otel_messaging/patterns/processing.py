@@ -161,7 +161,7 @@ def _start(source: _Source) -> Delivery | None:
         return None
     (incoming,) = source.read(adapter)
     operation = telemetry.prepared(v.PROCESS, "process", incoming.destination, incoming.common)
-    delivery = telemetry.handle(operation, incoming.facts, [incoming.headers], incoming.identity, context)
+    delivery = telemetry.handle(operation, incoming.facts, [((), incoming.headers)], incoming.identity, context)
     if delivery is not None and incoming.delivery is not None:
         incoming.delivery.untime()
     return delivery
@@ -174,10 +174,11 @@ def _start_batch(source: _Source) -> Delivery | None:
     if context is None:
         return None
     messages = source.read(adapter)
-    operation = telemetry.prepared(v.BATCH_PROCESS, "batch_process", *_in_common(messages))
+    shared = _in_common(messages)
+    operation = telemetry.prepared(v.BATCH_PROCESS, "batch_process", *shared)
     facts = ((v.BATCH_COUNT, len(messages)), (v.BATCH_SIZE, sum(message.size for message in messages)))
-    headers, identities = [message.headers for message in messages], [message.identity for message in messages]
-    delivery = telemetry.handle(operation, facts, headers, identities, context)
+    every = [(_alone(one, shared, telemetry.vocabulary), one.headers) for one in messages]
+    delivery = telemetry.handle(operation, facts, every, [one.identity for one in messages], context)
     if delivery is not None:
         for some in source.lists:
             some.claim()
@@ -195,6 +196,15 @@ def _in_common(messages: list[Incoming]) -> tuple[v.Destination, v.Facts]:
         destination = v.Destination("", template=first.destination.template if len(templates) == 1 else None)
     every = {message.common for message in messages}
     return destination, tuple(fact for fact in first.common if all(fact in common for common in every))
+
+
+def _alone(message: Incoming, shared: tuple[v.Destination, v.Facts], names: v.Vocabulary) -> v.Facts:
+    """What is known of one message, beside what is the same for all."""
+    destination, common = shared
+    own = tuple(fact for fact in message.common if fact not in common)
+    if message.destination != destination:
+        own = ((v.DESTINATION, names.destination(message.destination)), *own)
+    return own + message.facts
 
 
 def _decorate(handler: Callable[P, R]) -> Callable[P, R]:
