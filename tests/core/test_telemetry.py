@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+
 import pytest
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -10,6 +12,7 @@ from otel_messaging.core import safety
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.settings import Settings
 from otel_messaging.core.telemetry import Telemetry
+from tests.support.recorder import shape
 
 
 def test_an_operation_is_kept_for_each_action(recorder):
@@ -67,3 +70,48 @@ def test_what_fails_for_every_made_up_subject_is_logged_once(lenient, caplog):
         operation = telemetry.operation(v.PUBLISH, "publish", v.Destination(f"orders.{number}"), ())
         telemetry.publish(operation, (), None, Context()).end()
     assert len(caplog.records) == len(safety._reported) == 1
+
+
+@pytest.mark.parametrize("mode", ["guide", "semconv"])
+def test_the_address_of_a_reply_is_made_up_for_it_whatever_its_form(desk, recorder, mode):
+    office = desk(mode)
+    delivery = office.deliver("questions")
+    delivery.reply_to = "answers.of.client-7"
+    for name in ("orders", "answers.of.client-7"):
+        office.publish(name).end()
+    delivery.end()
+    office.publish("answers.of.client-7").end()
+    assert [span.name for span in recorder.producers(3)] == ["publish orders", "publish", "publish answers.of.client-7"]
+    reply = shape(recorder.producers(3)[1])["attributes"]
+    assert reply["messaging.destination.name"] == "answers.of.client-7"
+    assert reply.get("messaging.destination.temporary") == (True if mode == "semconv" else None)
+
+
+def test_the_address_of_a_reply_is_known_where_names_are_composed(desk, recorder):
+    office = desk("semconv")
+    delivery = office.deliver("questions")
+    delivery.reply_to = "answers.7"
+    office.publish("rpc", semconv="rpc:answers.7").end()
+    office.publish("rpc", semconv="rpc:orders.7").end()
+    delivery.end()
+    assert [span.name for span in recorder.producers(2)] == ["publish", "publish rpc:orders.7"]
+
+
+def test_a_message_may_be_answered_while_another_is_handled(desk, recorder):
+    office = desk()
+    outer, inner = office.deliver("questions"), office.deliver("helpers")
+    outer.reply_to, inner.reply_to = "answers.7", "answers.8"
+    office.publish("answers.7").end()
+    inner.end()
+    outer.end()
+    assert [span.name for span in recorder.producers(1)] == ["publish"]
+
+
+def test_a_task_that_a_handler_has_started_may_answer_when_the_handler_is_over(desk, recorder):
+    office = desk()
+    delivery = office.deliver("questions")
+    delivery.reply_to = "answers.7"
+    later = contextvars.copy_context()
+    delivery.end()
+    later.run(lambda: office.publish("answers.7").end())
+    assert [span.name for span in recorder.producers(1)] == ["publish"]

@@ -19,6 +19,7 @@ from yarl import URL
 from otel_messaging.aio_pika.adapter import AioPika
 from otel_messaging.aio_pika.reading import server
 from otel_messaging.core import vocabulary as v
+from otel_messaging.patterns import process
 from tests.support.proxy import Proxy
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
@@ -160,6 +161,44 @@ async def test_a_queue_called_amq_something_by_the_application_is_not_temporary(
     queue = await driver.queue(f"amq_{driver.name()}")
     await driver.channel.default_exchange.publish(Message(b""), queue.name)
     recorder.span(f"publish {queue.name}")
+
+
+@pytest.mark.parametrize("way", ["callback", "loop", "get", "process"])
+async def test_where_a_request_asks_to_be_answered_is_no_name_whatever_it_looks_like(
+    connect, recorder, vocabulary, way
+):
+    driver = await connect()
+    questions, answers = await driver.queue(driver.name()), await driver.queue(driver.name())
+    publish = driver.channel.default_exchange.publish
+    answered = asyncio.Event()
+
+    async def answer(message):
+        await publish(Message(b"pong"), message.reply_to)
+        answered.set()
+
+    await publish(Message(b"ping", reply_to=answers.name), questions.name)
+    if way == "callback":
+        await questions.consume(answer, no_ack=True)
+    elif way == "loop":
+        async with questions.iterator(no_ack=True) as messages:
+            async for message in messages:
+                await answer(message)
+                break
+    elif way == "get":
+        await answer(await questions.get(no_ack=True))
+    else:
+        message = await fetch(questions)
+        async with process(message):
+            await answer(message)
+    await asyncio.wait_for(answered.wait(), 5)
+    asked, told = recorder.producers(2)
+    assert [asked.name, told.name] == [f"publish {questions.name}", "publish"]
+    temporary = {} if vocabulary == "guide" else {"messaging.destination.temporary": True}
+    expected = {**driver.published(vocabulary, answers.name, b"pong"), **temporary}
+    found = dict(told.attributes)
+    assert isinstance(found.pop("messaging.message.id"), str)
+    assert found == expected
+    assert answers.name not in str(recorder.metrics())
 
 
 async def test_no_attribute_holds_the_password(exchange, recorder, vocabulary):

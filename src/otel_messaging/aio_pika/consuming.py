@@ -58,7 +58,10 @@ class Source:
         known = describe(message, properties, body, headers)
         operation = self.operation(message.exchange, message.routing_key)
         waited = None if properties.timestamp is None else time_waited(properties.timestamp)
-        return self.telemetry.deliver(operation, known, headers, identity, context, waited)
+        delivery = self.telemetry.deliver(operation, known, headers, identity, context, waited)
+        if delivery is not None and properties.reply_to:
+            delivery.reply_to = properties.reply_to
+        return delivery
 
     def pull(self, message: Any, context: Context, began: Moment) -> Delivery | None:
         """The application has a message that it has asked for.
@@ -74,7 +77,10 @@ class Source:
         if pull.receive is not None:
             self.telemetry.receive(pull.receive, known, [((), headers)], context, began)
         waited = None if message.timestamp is None else time_waited(message.timestamp)
-        return self.telemetry.deliver(pull.handle, known, headers, identify(message), context, waited)
+        delivery = self.telemetry.deliver(pull.handle, known, headers, identify(message), context, waited)
+        if delivery is not None and message.reply_to:
+            delivery.reply_to = message.reply_to
+        return delivery
 
     def asking(self) -> Operation:
         """To ask for a message that never comes, of which one knows nothing but the queue."""

@@ -37,6 +37,7 @@ def read(pika: AioPika, message: Any) -> Incoming:
         size=len(message.body),
         identity=identify(message),
         delivery=delivery,
+        reply_to=message.reply_to or None,
     )
 
 

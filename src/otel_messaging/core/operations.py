@@ -58,8 +58,10 @@ class Operation:
         "kind",
         "metrics",
         "name",
+        "reply",
         "settles",
         "timed",
+        "verb",
         "waiting",
     )
 
@@ -73,6 +75,7 @@ class Operation:
         metrics: tuple[OperationMetrics, ...],
         waiting: tuple[Histogram, v.Attributes] | None,
         excluded: bool,
+        verb: str = "",
     ) -> None:
         self.name = name
         self.kind = kind
@@ -83,7 +86,10 @@ class Operation:
         self.timed = any(recorder.timed for recorder in metrics)
         self.waiting = waiting
         self.excluded = excluded
+        self.verb = verb
         self.settles: dict[str, Operation] = {}
+        self.reply: Operation | None = None
+        """The same where it answers the message that is being handled, made when it first does."""
 
 
 UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), None, excluded=True)
@@ -191,9 +197,10 @@ class Delivery(Running):
         message: what tells this message from others, as the adapter chose it; a list of that, where several are handled
             at once; None once it is handled.
         done: whether the message is handled.
+        reply_to: where the message asks to be answered at, if it does. The adapter says so.
     """
 
-    __slots__ = ("_error", "_outer", "_previous", "_stopped", "_where", "done", "message")
+    __slots__ = ("_error", "_outer", "_previous", "_stopped", "_where", "done", "message", "reply_to")
 
     def __init__(
         self,
@@ -209,6 +216,7 @@ class Delivery(Running):
         self.operation = operation
         self.span = span
         self.message = message
+        self.reply_to: str | None = None
         self.done = False
         outer: Delivery | None = None
         if DELIVERY in previous:
@@ -313,6 +321,20 @@ class Delivery(Running):
             attach(self._previous if self._outer is None else self.before()[0])
         except Exception as error:  # the span need not be the SDK's
             safety.report("restoring a context", error)
+
+    def is_answered_at(self, name: str) -> bool:
+        """Whether a name is where this message, or one that is handled around it, asks to be answered at.
+
+        Args:
+            name: of a destination; where a vocabulary composes names, the address is the last part.
+        """
+        delivery: Delivery | None = self
+        while delivery is not None:
+            address = delivery.reply_to
+            if address is not None and (name == address or name.endswith(f":{address}")):
+                return True
+            delivery = delivery._outer
+        return False
 
     def before(self) -> tuple[Context, Delivery | None]:
         """The context from before this message, and the message that is handled in it."""

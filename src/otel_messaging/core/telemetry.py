@@ -73,6 +73,8 @@ class Incoming(NamedTuple):
     """What tells it from others, for `Delivery.message`."""
     delivery: Delivery | None = None
     """Its handling, if that has begun already."""
+    reply_to: str | None = None
+    """Where it asks to be answered at, if it does."""
 
 
 One = tuple[v.Facts, "Mapping[str, Any] | None"]
@@ -186,6 +188,7 @@ class Telemetry:
             metrics=made.operation(action, verb, destination, facts) if made is not None else (),
             waiting=made.waiting(action, verb, destination, facts) if made is not None and timed else None,
             excluded=self.excludes(destination),
+            verb=verb,
         )
 
     def prepared(self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts) -> Operation:
@@ -210,6 +213,8 @@ class Telemetry:
         if operation.excluded or (context and self._global and _is_idle()):
             around: Any = context.get(SPAN)
             return Publication(self, UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
+        if DELIVERY in context:
+            operation = self._answering(operation, context)
         attributes = operation.attributes.copy()
         keys = self._keys  # what follows is Vocabulary.write, without a call for facts with one name
         try:
@@ -227,6 +232,20 @@ class Telemetry:
             counting: PublishBatch = context[BATCH]  # type: ignore[assignment]
             return counting.add(self, operation, span, propagation.inject(span, context), facts)
         return Publication(self, operation, span, propagation.inject(span, context))
+
+    def _answering(self, operation: Operation, context: Context) -> Operation:
+        """How to publish to where the message being handled asks to be answered at: that name is made up for it.
+
+        Its handling may be over: a task that it has started answers later.
+        """
+        delivery: Any = context[DELIVERY]
+        destination = operation.destination
+        if destination.temporary or not delivery.is_answered_at(self.vocabulary.destination(destination)):
+            return operation
+        if operation.reply is None:
+            made_up = destination._replace(temporary=True)
+            operation.reply = self.operation(v.PUBLISH, operation.verb, made_up, operation.facts)
+        return operation.reply
 
     def start(self, operation: Operation, context: Context) -> Span | None:
         """Start the span of an operation that is not about one message.

@@ -233,8 +233,11 @@ class Deliveries:
             if reply and reply.startswith(DELIVERED):
                 told, waited = self.stored(reply)
                 facts += told
+                reply = ""  # an acknowledgement, and no answer
             operation = self.operation(message.subject)
             delivery = self.telemetry.deliver(operation, facts, headers, message, context, waited)
+            if reply and delivery is not None:
+                delivery.reply_to = reply
             if delivery is not None and self.telemetry.consume_hook is not None:
                 self.telemetry.tell_consume_hook(delivery, message)
             return delivery

@@ -34,6 +34,7 @@ def read(nats: Nats, message: Any) -> Incoming:
         size=len(message.data),
         identity=message,
         delivery=nats.telemetry.delivery_of(message),
+        reply_to=message.reply or None,
     )
 
 

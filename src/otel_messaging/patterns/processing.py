@@ -162,8 +162,10 @@ def _start(source: _Source) -> Delivery | None:
     (incoming,) = source.read(adapter)
     operation = telemetry.prepared(v.PROCESS, "process", incoming.destination, incoming.common)
     delivery = telemetry.handle(operation, incoming.facts, [((), incoming.headers)], incoming.identity, context)
-    if delivery is not None and incoming.delivery is not None:
-        incoming.delivery.untime()
+    if delivery is not None:
+        delivery.reply_to = incoming.reply_to
+        if incoming.delivery is not None:
+            incoming.delivery.untime()
     return delivery
 
 
