@@ -2,6 +2,10 @@
 
 PYTHON ?= python3
 ARGS ?=
+# How many processes run tests at once, each with brokers of its own. A file's tests stay in one of them, in their order.
+WORKERS ?= 2
+PYTEST_ADDOPTS ?= --numprocesses $(WORKERS) --dist loadfile
+export PYTEST_ADDOPTS
 KAFKA_TESTS = $(wildcard tests/integration/test_kafka_python_*.py)
 
 .DEFAULT_GOAL := help

@@ -357,6 +357,7 @@ def test_another_broker_has_the_port(healthy, nats_address, scheme, value):
     assert "port" in row[1]
 
 
+@pytest.mark.usefixtures("real_broker")
 def test_a_server_of_nats_without_headers(healthy, tmp_path, closed):
     (tmp_path / "nats.conf").write_text(f"listen: 127.0.0.1:{closed}\nno_header_support: true\n")
     with contextlib.ExitStack() as stack:
@@ -380,6 +381,7 @@ def wait_for_port(port):
     pytest.fail("the server did not start")
 
 
+@pytest.mark.usefixtures("real_broker")
 def test_a_broker_that_wants_tls(healthy, tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate(tmp_path))

@@ -95,7 +95,7 @@ def program(request):
 
 
 @pytest.fixture
-def environ(otlp, program, request):
+def environ(otlp, program, request, real_broker):
     """The variables of a program that knows its broker and, though not by itself, the receiver."""
     return {**otlp, program.variable: request.getfixturevalue(program.broker)}
 

@@ -47,6 +47,7 @@ def eventually(holds, timeout: float = 10.0) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("real_broker")
 @pytest.mark.parametrize("broker_type", [Kafka, Nats])
 def test_starts_and_leaves_nothing_behind(broker_type):
     with broker_type() as broker:
@@ -58,11 +59,13 @@ def test_starts_and_leaves_nothing_behind(broker_type):
     assert not processes_naming(str(broker.folder))
 
 
+@pytest.mark.usefixtures("real_broker")
 def test_two_brokers_of_a_kind_do_not_meet():
     with Nats() as one, Nats() as two:
         assert one.address != two.address
 
 
+@pytest.mark.usefixtures("real_broker")
 @pytest.mark.parametrize("end", [Nats.stop, Nats.kill])
 async def test_restarts_on_the_same_address_with_its_data(end):
     with Nats() as broker:
@@ -81,6 +84,7 @@ async def test_restarts_on_the_same_address_with_its_data(end):
     assert message.data == b"still here"
 
 
+@pytest.mark.usefixtures("real_broker")
 async def test_rabbitmq_restarts_with_its_data_and_takes_its_epmd_along():
     try:
         broker = RabbitMQ()
@@ -106,6 +110,7 @@ async def test_rabbitmq_restarts_with_its_data_and_takes_its_epmd_along():
     assert not listens(broker._epmd_port)
 
 
+@pytest.mark.usefixtures("real_broker")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_program_takes_its_broker_along(number):
     program = """
@@ -123,6 +128,7 @@ with Nats() as broker:
     assert eventually(lambda: not listens(int(port)) and not Path(folder).exists() and not processes_naming(folder))
 
 
+@pytest.mark.usefixtures("real_broker")
 def test_an_exception_stops_the_broker():
     broker = Nats()
     with pytest.raises(ZeroDivisionError), broker:
@@ -198,6 +204,7 @@ def test_a_broker_that_says_nothing_is_given_up(monkeypatch):
     assert not processes_naming(str(broker.folder))
 
 
+@pytest.mark.usefixtures("real_broker")
 def test_the_command_prints_the_variables_and_ends_on_sigterm():
     env = {**os.environ, "RABBITMQ_URL": "amqp://elsewhere/"}
     with subprocess.Popen(

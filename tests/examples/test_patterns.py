@@ -22,7 +22,7 @@ def documented(program):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_gives_the_tree_that_is_documented(program, request):
+def test_a_program_gives_the_tree_that_is_documented(program, request, real_broker):
     assert run(program, request.getfixturevalue(BROKERS[library(program)])) == documented(program)
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("tidy")
 
 
 @pytest.fixture(scope="module")
-def rabbitmq():
+def rabbitmq(real_broker):
     """A broker of our own, which may be stopped."""
     try:
         with RabbitMQ() as broker:

@@ -53,7 +53,7 @@ class RabbitMQ(brokers.RabbitMQ):
 
 
 @pytest.fixture(scope="module")
-def broker(certificate):
+def broker(certificate, real_broker):
     try:
         with RabbitMQ(certificate) as running:
             yield running

@@ -18,7 +18,7 @@ PATIENT = {"consumer_timeout_ms": 30_000, "group_id": None}  # the coordinator o
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(real_broker):
     """Both nodes. The first is the controller too."""
     try:
         first = brokers.ApacheKafka(APACHE_VERSION)

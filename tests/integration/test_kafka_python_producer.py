@@ -45,7 +45,7 @@ class Freezing(brokers.Kafka):
 
 
 @pytest.fixture
-def freezing(stack):
+def freezing(stack, real_broker):
     broker = stack.enter_context(Freezing())
     stack.callback(broker.thaw)
     return broker

@@ -80,7 +80,7 @@ def test_one_client_alone_is_instrumented(alone):
     assert (json.loads(done.stdout), done.stderr) == ({"on": [library], "imported": []}, "")
 
 
-def test_one_client_alone_works(alone, request):
+def test_one_client_alone_works(alone, request, real_broker):
     library, python = alone
     program = PROGRAMS[library]
     environ = {**QUIET, "OTEL_TRACES_EXPORTER": "console", program.variable: request.getfixturevalue(program.broker)}

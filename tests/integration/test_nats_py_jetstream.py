@@ -33,7 +33,7 @@ def library():
 
 
 @pytest.fixture(scope="module")
-def hub():
+def hub(real_broker):
     """A server whose JetStream is also to be had by a domain, and under a prefix of its own."""
     with server(HUB) as running:
         yield running

@@ -174,6 +174,7 @@ no_auth_user: app
 """
 
 
+@pytest.mark.usefixtures("real_broker")
 async def test_a_server_that_traces_messages_by_their_context_delivers_them_as_ever(instrument, recorder):
     instrument(NatsPyInstrumentor)
     with server(TRACING) as running:

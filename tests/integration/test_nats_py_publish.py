@@ -25,14 +25,14 @@ def library():
 
 
 @pytest.fixture(scope="module")
-def small():
+def small(real_broker):
     """A server that takes no message of more than 1024 bytes."""
     with server(f"max_payload: {LIMIT}") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def headless():
+def headless(real_broker):
     """A server that knows no headers, as all did until 2020."""
     with server("no_header_support: true") as running:
         yield running
@@ -257,6 +257,7 @@ async def test_a_server_without_headers_gets_none(instrument, recorder, headless
 # The connection
 
 
+@pytest.mark.usefixtures("real_broker")
 async def test_a_message_published_while_reconnecting_carries_its_context(instrument, recorder):
     instrument(NatsPyInstrumentor)
     handled = []
@@ -281,6 +282,7 @@ async def test_a_message_published_while_reconnecting_carries_its_context(instru
     assert published.status.status_code.name == "OK"
 
 
+@pytest.mark.usefixtures("real_broker")
 async def test_a_full_buffer_is_an_error_of_the_span(instrument, recorder):
     from nats.errors import OutboundBufferLimitError
 
@@ -295,6 +297,7 @@ async def test_a_full_buffer_is_an_error_of_the_span(instrument, recorder):
     assert span.attributes["error.type"] == "nats.errors.OutboundBufferLimitError"
 
 
+@pytest.mark.usefixtures("real_broker")
 async def test_after_a_reconnect_the_server_is_the_new_one(instrument, recorder):
     instrument(NatsPyInstrumentor)
 
@@ -322,6 +325,7 @@ async def test_after_a_reconnect_the_server_is_the_new_one(instrument, recorder)
     assert expected[0][2] != expected[1][2]
 
 
+@pytest.mark.usefixtures("real_broker")
 async def test_a_reconnect_to_the_same_server_gives_another_client_id(instrument, recorder):
     instrument(NatsPyInstrumentor)
     with server() as running:
@@ -335,6 +339,7 @@ async def test_a_reconnect_to_the_same_server_gives_another_client_id(instrument
     assert [span.attributes["messaging.client.id"] for span in recorder.producers(2)] == expected
 
 
+@pytest.mark.usefixtures("real_broker")
 async def test_no_attribute_holds_the_credentials(instrument, recorder, vocabulary):
     instrument(NatsPyInstrumentor)
 

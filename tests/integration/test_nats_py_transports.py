@@ -14,6 +14,8 @@ from tests.support.nats_py import client, flushed, fresh, server
 from tests.support.recorder import span_id
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.usefixtures("real_broker")
+
 
 async def exchange(connection):
     """One of everything that goes to and fro."""

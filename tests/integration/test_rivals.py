@@ -37,7 +37,7 @@ def destination():
 
 
 @pytest.fixture
-def play(environment, program, destination, request):
+def play(environment, program, destination, request, real_broker):
     """Take the steps of `rivalry.py`; return what each run printed and recorded, and the warnings."""
 
     def played(*steps):
@@ -109,7 +109,7 @@ def test_ours_comes_back(program, play, destination):
     assert len(warnings) == 1
 
 
-def test_both_under_opentelemetry_instrument(environment, program, destination, request):
+def test_both_under_opentelemetry_instrument(environment, program, destination, request, real_broker):
     broker = {program.variable: request.getfixturevalue(program.broker)}
     environ = {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
     command = (*instrumented(environment), FOLDER / program.file, destination)

@@ -22,7 +22,7 @@ def program(request):
 
 
 @pytest.fixture
-def start(program, receiver, request):
+def start(program, receiver, request, real_broker):
     """Run the program under `opentelemetry-instrument`, and return its destination and what it did."""
 
     def started(**variables):

@@ -85,6 +85,7 @@ async def test_a_dead_letter_that_is_played_again_can_die_again(connect):
     assert (await jetstream.stream_info(name)).state.messages == 4
 
 
+@pytest.mark.usefixtures("real_broker")
 @pytest.mark.parametrize("room", [0, 100, 5000])
 async def test_the_connection_survives_a_message_as_large_as_it_may_be(instrument, recorder, room):
     with server("max_payload: 10000") as running:
@@ -126,6 +127,7 @@ async def test_a_stream_that_finds_the_message_too_large_says_so(connect, record
     assert "messaging.messages.dead_lettered" not in recorder.metrics()
 
 
+@pytest.mark.usefixtures("real_broker")
 @pytest.mark.parametrize("instrumented", [False, True])
 async def test_a_server_without_headers_gets_none(instrument, instrumented):
     with server("no_header_support: true") as running:
