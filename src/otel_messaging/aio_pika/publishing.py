@@ -13,6 +13,7 @@ from otel_messaging.core.safety import report
 from otel_messaging.core.state import ATTRIBUTE, keep
 from otel_messaging.core.telemetry import PublishRequest
 
+from .limits import fits
 from .reading import address, assigned_id, fold, published_to, server, wishes
 from .rpc import at_work, end
 
@@ -137,7 +138,7 @@ def wrap_basic_publish(_pika: AioPika, publish: Callable[..., Any]) -> Callable[
         if publication is not None:
             sending.set(None)
             try:
-                _complete(publication, kwargs.get("properties"))
+                _complete(publication, kwargs.get("properties"), self.max_content_size)
             except Exception as error:
                 report("Channel.basic_publish", error)
         return await publish(self, *args, **kwargs)
@@ -145,13 +146,22 @@ def wrap_basic_publish(_pika: AioPika, publish: Callable[..., Any]) -> Callable[
     return wrapper
 
 
-def _complete(publication: Publication, properties: Any) -> None:
-    """Put a context into the properties of a message."""
+def _complete(publication: Publication, properties: Any, room: int) -> None:
+    """Put a context into the properties of a message, unless they would be too large for a frame then.
+
+    Args:
+        publication: the message.
+        properties: the transport's.
+        room: as for `fits`.
+    """
     if properties is None:
         return
-    if publication.carrier:
+    carrier = publication.carrier
+    if carrier:
         headers = properties.headers
-        properties.headers = _add(headers, publication.carrier) if headers else publication.carrier
+        properties.headers = _add(headers, carrier) if headers else carrier
+        if (headers or len(carrier) > 1 or "traceparent" not in carrier) and not fits(properties, room):
+            properties.headers = headers
     if not properties.message_id:
         publication.sent = properties
 
