@@ -41,7 +41,7 @@ def fits(properties: Any, room: int) -> bool:
 
 def _most(values: Collection[Any]) -> float:
     """How many bytes headers have at the most, which is known without encoding them."""
-    size = _PER_VALUE * len(values)
+    size: float = _PER_VALUE * len(values)
     for value in values:
         kind = type(value)
         if kind is str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .adapter import AioPika
 
 
+_DIRECT_REPLY = "amq.rabbitmq.reply-to."
 _UNROUTABLE = "returned by the broker: {text}"
 sending: ContextVar[Publication | None] = ContextVar("otel_messaging_aio_pika_sending", default=None)
 """The message that `Exchange.publish` is sending, for `Channel.basic_publish` below it."""
@@ -72,6 +73,7 @@ def wrap_publish(  # noqa: C901 (per message: a call would cost more than the br
     pika: AioPika, publish: Callable[..., Any]
 ) -> Callable[..., Any]:
     """`Exchange.publish` is where every message leaves, those of the patterns too."""
+    from aiormq.exceptions import PublishError
     from pamqp.commands import Basic
 
     taken = Basic.Ack  # the most usual answer
@@ -106,14 +108,15 @@ def wrap_publish(  # noqa: C901 (per message: a call would cost more than the br
             else:
                 result = await publish(self, message, routing_key)
         except BaseException as error:
-            end(publication, error)
+            end(publication, None if isinstance(error, PublishError) and _is_direct_reply(self, routing_key) else error)
             raise
         finally:
             if sending.get() is not None:  # the transport was not reached
                 sending.set(None)
         if publication is not None:
             try:
-                publication.end(None if type(result) is taken else _returned(result), assigned_id(publication.sent))
+                failure = None if type(result) is taken else _returned(result, self, routing_key)
+                publication.end(failure, assigned_id(publication.sent))
             except Exception as error:
                 report("Exchange.publish", error)
         return result
@@ -121,13 +124,21 @@ def wrap_publish(  # noqa: C901 (per message: a call would cost more than the br
     return wrapper
 
 
-def _returned(result: Any) -> Failure | None:
+def _returned(result: Any, exchange: Any, routing_key: str) -> Failure | None:
     """A message that the broker could not route comes back as the result, and nothing is raised."""
     delivery = getattr(result, "delivery", None)
-    if delivery is None:
+    if delivery is None or _is_direct_reply(exchange, routing_key):
         return None
     text = str(getattr(delivery, "reply_text", None) or "unroutable")
     return Failure(text, _UNROUTABLE.format(text=text))
+
+
+def _is_direct_reply(exchange: Any, routing_key: str) -> bool:
+    """Whether a message is a direct reply: the broker returns it for want of a queue, and delivers it nevertheless.
+
+    See https://www.rabbitmq.com/docs/direct-reply-to#limitations.
+    """
+    return not exchange.name and routing_key.startswith(_DIRECT_REPLY)
 
 
 def wrap_basic_publish(_pika: AioPika, publish: Callable[..., Any]) -> Callable[..., Any]:
