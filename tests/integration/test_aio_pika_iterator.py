@@ -346,7 +346,7 @@ async def test_a_message_pulled_by_hand_ends_with_its_iterator(driver, filled, r
     await asyncio.create_task(pull(connection))
     await connection.close()
     del connection
-    await until(lambda: (gc.collect(), recorder.spans(f"receive {queue.name}"))[1])
+    await until(lambda: (gc.collect(), recorder.metrics(), recorder.spans(f"receive {queue.name}"))[2])
     received(recorder, queue, 1)
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from otel_messaging.core.safety import report
+from otel_messaging.core.finalizers import finalizer
+from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import AsyncLoop, Shared
 from otel_messaging.core.state import find, keep
 
@@ -48,12 +49,10 @@ class _Iterated:
         if delivery is not None:
             self.telemetry.tell_consume_hook(delivery, message)
 
+    @finalizer
     def __del__(self) -> None:
         """The iterator is collected, and cannot be asked for the next message any more."""
-        try:
-            self.shared.close()
-        except Exception as error:
-            report("QueueIterator", error)
+        guard("QueueIterator", self.shared.close)
 
 
 def wrap_anext(pika: AioPika, advance: Callable[..., Any]) -> Callable[..., Any]:

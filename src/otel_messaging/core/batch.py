@@ -94,7 +94,9 @@ class _BatchLoop:
     def __length_hint__(self) -> int:
         return self._plain.__length_hint__()  # type: ignore[attr-defined, no-any-return]
 
-    def __del__(self) -> None:
+    def __del__(self, is_exiting: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_exiting():
+            return
         try:
             self._batch.held.leave(self._token, caller())
         except Exception as error:

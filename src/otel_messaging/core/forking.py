@@ -6,7 +6,7 @@ import os
 import weakref
 from typing import Protocol
 
-from . import safety
+from . import finalizers, safety
 
 
 class Inherited(Protocol):
@@ -25,7 +25,7 @@ def watch(inherited: Inherited) -> None:
 
 
 def _in_child() -> None:
-    for inherited in list(_inherited):
+    for inherited in (finalizers, *_inherited):
         _tell(inherited)
 
 

@@ -13,6 +13,7 @@ from opentelemetry.metrics import Observation
 from . import safety
 from . import vocabulary as v
 from .cache import LIMIT
+from .finalizers import end_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,6 +123,7 @@ class Metrics:
 
     def _collect(self, _options: CallbackOptions) -> Iterable[Observation]:
         try:
+            end_aside()
             self.flush()
         except Exception as error:
             safety.report("counting messages", error)

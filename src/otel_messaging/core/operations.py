@@ -13,6 +13,7 @@ from opentelemetry.trace import Status, StatusCode
 from . import safety
 from . import vocabulary as v
 from .contexts import DELIVERY, SPAN, attach, get_current, recording
+from .finalizers import finalizing, is_finalizing, put_aside
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -131,6 +132,9 @@ class Running:
         """
         if not self._open:
             return
+        if finalizing and is_finalizing():
+            put_aside(self._finish, portable(error), facts, stopped or Moment.now(), count)
+            return
         self._open = False
         try:
             span = self.span
@@ -235,12 +239,15 @@ class Delivery(Running):
         Args:
             error: the exception that handling it raised, if any.
         """
-        current = get_current()
-        if current.get(DELIVERY) is self:  # also if it was ended before, but in another context
-            if self._outer is None and current.get(SPAN) is self.span:
-                attach(self._previous)  # as below, in the most usual case
-            else:
-                self._restore(current)
+        if finalizing and is_finalizing():
+            put_aside(forget_handled)
+        else:
+            current = get_current()
+            if current.get(DELIVERY) is self:  # also if it was ended before, but in another context
+                if self._outer is None and current.get(SPAN) is self.span:
+                    attach(self._previous)  # as below, in the most usual case
+                else:
+                    self._restore(current)
         if self.done:
             return
         self.done = True
@@ -293,6 +300,8 @@ class Delivery(Running):
             return
         self._stopped = Moment.now()
         self._where = where
+        if finalizing and is_finalizing():
+            return
         current = get_current()
         if current.get(DELIVERY) is self:
             self._restore(current)
@@ -364,9 +373,15 @@ class Settlement:
         if self._running is not None:
             self._running._finish(error)
             return
+        details = self._details if error is None else {**self._details, v.ERROR_TYPE: error_type_of(error)}
+        if finalizing and is_finalizing():
+            put_aside(self._tell, details, time.time_ns())
+        else:
+            self._tell(details, None)
+
+    def _tell(self, details: v.Attributes, at: int | None) -> None:
         try:
-            details = self._details if error is None else {**self._details, v.ERROR_TYPE: error_type_of(error)}
-            self._span.add_event(self._verb, details)
+            self._span.add_event(self._verb, details, at)
         except Exception as failure:
             safety.report(f"recording {self._verb!r}", failure)
 
@@ -379,6 +394,8 @@ def handled_here() -> Delivery | None:
 
 def forget_handled() -> None:
     """Bring back the context from before messages that are current here, but whose handling was ended elsewhere."""
+    if finalizing and is_finalizing():
+        return
     try:
         context = get_current()
         before, _ = _unhandled(context)
@@ -425,6 +442,11 @@ def error_type_of(error: BaseException | Failure) -> str:
         return error.type
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def portable(error: BaseException | Failure | None) -> Failure | None:
+    """What is to be told of an error, without the frames that it keeps and all that is in them."""
+    return Failure(error_type_of(error), text_of(error)) if isinstance(error, BaseException) else error
 
 
 def text_of(error: BaseException) -> str:

@@ -12,12 +12,13 @@ from opentelemetry.context import Context
 from . import forking, safety
 from . import vocabulary as v
 from .contexts import BATCH, attach, get_current
-from .operations import Failure, Publication, Running, error_type_of
+from .finalizers import finalizing, is_finalizing, put_aside
+from .operations import Failure, Moment, Publication, Running, error_type_of, portable
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from .operations import Moment, Operation
+    from .operations import Operation
     from .telemetry import Telemetry
 
 
@@ -54,7 +55,7 @@ class PublishBatch(Running):
         self._number = self._awaited = self._size = 0
         self._failures: list[str] = []
         self._systems: set[str] = set()
-        self._error: BaseException | None = None
+        self._error: BaseException | Failure | None = None
         self._previous = context
         attach(Context({**trace.set_span_in_context(span, context), BATCH: self}))
         forking.watch(self)
@@ -88,17 +89,18 @@ class PublishBatch(Running):
                 self._systems.add(system)
         return _Member(telemetry, operation, span, carrier, self, index, size is not None)
 
-    def answered(self, index: int, size: int, error: BaseException | Failure | None) -> None:
+    def answered(self, index: int, size: int, error: BaseException | Failure | None, stopped: Moment | None) -> None:
         """The broker has answered one message, or will not.
 
         Args:
             index: which one, in the order of their beginnings, from 0.
             size: of its body in bytes, where that was not known before.
             error: what went wrong, if anything did.
+            stopped: when that really was, if it was before.
         """
         if error is not None:
             details: v.Attributes = {v.MESSAGE_INDEX: index, v.ERROR_TYPE: error_type_of(error)}
-            self.span.add_event(v.MESSAGE_FAILED, details)
+            self.span.add_event(v.MESSAGE_FAILED, details, None if stopped is None else stopped.time)
         with self._lock:
             self._size += size
             self._awaited -= 1
@@ -106,14 +108,18 @@ class PublishBatch(Running):
                 self._failures.append(error_type_of(error))
             over = self._closed and not self._awaited
         if over:
-            self._conclude()
+            self._conclude(stopped)
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | Failure | None = None, stopped: Moment | None = None) -> None:
         """The application has published all. Harmless when called twice.
 
         Args:
             error: what it has raised, if anything.
+            stopped: when that really was, if it was before.
         """
+        if finalizing and is_finalizing():
+            put_aside(self.end, portable(error), Moment.now())
+            return
         current = get_current()
         if current.get(BATCH) is self:
             self._restore(current)
@@ -122,7 +128,7 @@ class PublishBatch(Running):
             self._closed = True
             self._error = error
         if over:
-            self._conclude()
+            self._conclude(stopped)
 
     def _restore(self, current: Context) -> None:
         """Bring back the context from before by value, as `Delivery` does."""
@@ -130,12 +136,12 @@ class PublishBatch(Running):
         if span is self.span or not span.is_recording():
             attach(self._previous)
 
-    def _conclude(self) -> None:
-        error: BaseException | Failure | None = self._error
+    def _conclude(self, stopped: Moment | None) -> None:
+        error = self._error
         if error is None and self._failures:
             error = Failure(self._failures[0], f"{len(self._failures)} of {self._number} messages failed")
         system = next(iter(self._systems)) if len(self._systems) == 1 else None
-        self._finish(error, ((v.SYSTEM, system), (v.BATCH_COUNT, self._number), (v.BATCH_SIZE, self._size)))
+        self._finish(error, ((v.SYSTEM, system), (v.BATCH_COUNT, self._number), (v.BATCH_SIZE, self._size)), stopped)
 
 
 class _Member(Publication):
@@ -172,9 +178,12 @@ class _Member(Publication):
         """The broker has answered, or will not."""
         if not self._open:
             return
+        if finalizing and is_finalizing():
+            put_aside(self.end, portable(error), facts, stopped or Moment.now(), count)
+            return
         self._finish(error, facts, stopped, count)
         try:
             size: Any = None if self._sized else dict(facts).get(v.BODY_SIZE)
-            self._batch.answered(self._index, size or 0, error)
+            self._batch.answered(self._index, size or 0, error, stopped)
         except Exception as failure:
             safety.report("ending a span", failure)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from . import finalizers
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,6 +32,13 @@ def report(place: str, error: Exception) -> None:
     if place in _reported:
         return
     _reported.add(place)
+    if finalizers.finalizing and finalizers.is_finalizing():
+        finalizers.put_aside(_log, place, error)  # handlers have locks
+    else:
+        _log(place, error)
+
+
+def _log(place: str, error: Exception) -> None:
     _logger.error(
         "%s: tracing this call failed, the call itself was not affected; more such errors here are not logged",
         place,

@@ -122,7 +122,9 @@ class _Loop:
     def __repr__(self) -> str:
         return repr(self._consumer)
 
-    def __del__(self) -> None:
+    def __del__(self, is_exiting: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_exiting():
+            return
         try:
             self._held.leave(self._token, caller())
         except Exception as error:
@@ -134,7 +136,7 @@ def caller() -> tuple[Any, int]:
     try:
         frame = sys._getframe(2)
     except ValueError:
-        return None, 0  # the interpreter does, at its exit
+        return None, 0  # a thread does that ends
     return frame.f_code, frame.f_lasti
 
 

@@ -18,6 +18,7 @@ from . import forking, propagation, safety
 from . import vocabulary as v
 from .cache import Cache
 from .contexts import BATCH, DELIVERY, SPAN, SUPPRESSION, attach, get_current, recording, span_context, with_span
+from .finalizers import aside, end_aside, finalizing, is_finalizing
 from .metrics import Metrics
 from .operations import (
     UNTOLD,
@@ -140,13 +141,16 @@ class Telemetry:
     def close(self) -> None:
         """Tell of nothing more, and hand over what was counted."""
         self.enabled = False
+        end_aside()
         if self._metrics is not None:
             self._metrics.flush()
 
     def context(self) -> Context | None:
-        """The current context; None while instrumentation is off or suppressed."""
-        if not self.enabled:
+        """The current context; None while instrumentation is off or suppressed, and inside the cyclic collector."""
+        if not self.enabled or (finalizing and is_finalizing()):
             return None
+        if aside:
+            end_aside()
         context = get_current()
         if context and not SUPPRESSION.isdisjoint(context) and any(context.get(key) for key in SUPPRESSION):
             return None
@@ -154,8 +158,10 @@ class Telemetry:
 
     def outgoing(self) -> Context | None:
         """The same, for a message to be published. None also where nobody is told, and there is nothing to pass on."""
-        if not self.enabled:
+        if not self.enabled or (finalizing and is_finalizing()):
             return None
+        if aside:
+            end_aside()
         context = get_current()
         if context:
             return self.context()

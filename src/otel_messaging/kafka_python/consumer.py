@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.batch import Batch
 from otel_messaging.core.cache import Cache
+from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.operations import Failure, Moment, forget_handled
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import Held, Loop
@@ -151,11 +152,9 @@ class Consumer:
         for commit in list(self.pending):
             commit.failed(_UNCOMMITTED)
 
+    @finalizer
     def __del__(self) -> None:
-        try:
-            self.abandon()  # the application has let go of a consumer that it has not closed
-        except Exception as error:
-            report("letting go of a KafkaConsumer", error)
+        guard("letting go of a KafkaConsumer", self.abandon)  # the application has not closed it
 
     def enter(self) -> None:
         """A ``with`` block around the consumer will show the exceptions of its body."""

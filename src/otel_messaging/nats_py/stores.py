@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
+from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import Shared
 from otel_messaging.core.state import find, keep
@@ -234,11 +235,9 @@ class Watched:
         """The watcher is stopped, perhaps in another task."""
         self.shared.close()
 
+    @finalizer
     def __del__(self) -> None:
-        try:
-            self.close()  # nobody has stopped it, and nobody has it any more
-        except Exception as error:
-            report("letting go of a watcher", error)
+        guard("letting go of a watcher", self.close)  # nobody has stopped it, and nobody has it any more
 
 
 def _mark(message: Any) -> Any:

@@ -73,7 +73,8 @@ class Told:
     def end(self) -> None:
         """The call has returned. Tasks and timers that were made meanwhile keep this, and no more than this."""
         self._task = self.sent = None
-        telling.set(None)  # by value: a coroutine may be closed in another context than it ran in
+        if telling.get() is self:  # by value: a coroutine may be closed in another context than it ran in
+            telling.set(None)
 
     def is_here(self) -> bool:
         """Whether it is this task's call. Tasks that are made meanwhile inherit the variable, and may keep it."""

@@ -1,0 +1,74 @@
+"""Loops that only the cyclic collector lets go of, perhaps while its thread has a lock of the SDK."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+
+import pytest
+from opentelemetry import context
+
+from tests.support.recorder import shape
+
+
+class Impatient:
+    """A lock of the SDK, that does not hang where it would wait for itself."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        assert self._lock.acquire(timeout=2), "waits for itself"
+
+    def __exit__(self, *_error):
+        self._lock.release()
+
+
+class Owner:
+    """What owns the loop that it is the owner of: a cycle."""
+
+    def __init__(self, loop):
+        self.loop, self.self = loop, self
+
+
+@pytest.fixture
+def locked(recorder):
+    """Collect garbage while this thread has the locks of the SDK's metrics, as it has during an export."""
+
+    def collect():
+        recorder.metrics()  # the aggregations are made at the first value
+        kinds = ("_ExplicitBucketHistogramAggregation", "_SumAggregation")
+        aggregations = [each for each in gc.get_objects() if type(each).__name__ in kinds]
+        assert aggregations
+        with contextlib.ExitStack() as held:
+            for aggregation in aggregations:
+                aggregation._lock = held.enter_context(_entered(Impatient()))
+            gc.collect()
+
+    return collect
+
+
+@contextlib.contextmanager
+def _entered(lock):
+    with lock:
+        yield lock
+
+
+async def test_an_iterator_in_a_cycle_is_collected_while_metrics_are_exported(connect, recorder, locked):
+    driver = await connect()
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    for _ in range(2):
+        await driver.publish(destination)
+    iterator = driver.iterate(listener)
+    await driver.advance(iterator)
+    await driver.advance(iterator)
+    context.attach(context.Context())
+    Owner(iterator)
+    del iterator
+    locked()
+    recorder.consumers(1)
+    assert dict(recorder.metrics()["messaging.processing.duration"][0][0])["messaging.destination.name"] == destination
+    spans = recorder.consumers(2)
+    assert [shape(span)["status"] for span in spans] == [("OK", None)] * 2
