@@ -14,6 +14,7 @@ ROWS = [
     (v.DESTINATION, "orders", {"messaging.destination.name": "orders"}, {"messaging.destination.name": "orders"}),
     (v.TEMPLATE, "orders.*", {}, {"messaging.destination.template": "orders.*"}),
     (v.TEMPORARY, True, {}, {"messaging.destination.temporary": True}),
+    (v.ANONYMOUS, True, {}, {"messaging.destination.anonymous": True}),
     (v.OPERATION, "publish", {"messaging.operation": "publish"}, {}),
     (v.OPERATION_NAME, "send", {}, {"messaging.operation.name": "send"}),
     (v.OPERATION_TYPE, "send", {}, {"messaging.operation.type": "send"}),
@@ -22,6 +23,8 @@ ROWS = [
     (v.BODY_SIZE, 5, {"messaging.message.payload_size_bytes": 5}, {}),
     (v.SERVER_ADDRESS, "broker", {"server.address": "broker"}, {"server.address": "broker"}),
     (v.SERVER_PORT, 9092, {"server.port": 9092}, {"server.port": 9092}),
+    (v.PEER_ADDRESS, "10.0.0.7", {}, {"network.peer.address": "10.0.0.7"}),
+    (v.PEER_PORT, 9092, {}, {"network.peer.port": 9092}),
     (v.CLIENT_ID, "shop", {"messaging.client.id": "shop"}, {"messaging.client.id": "shop"}),
     (v.GROUP, "g", {"messaging.kafka.consumer.group": "g"}, {"messaging.consumer.group.name": "g"}),
     (v.BATCH_COUNT, 3, {"messaging.batch.message_count": 3}, {"messaging.batch.message_count": 3}),
@@ -218,6 +221,17 @@ DESTINATIONS = [
         "publish",
         {"messaging.destination.name": "amq.gen-1", "messaging.destination.temporary": True},
     ),
+    (
+        Destination("amq.gen-1", temporary=True, anonymous=True),
+        "publish",
+        "amq.gen-1",
+        "publish",
+        {
+            "messaging.destination.name": "amq.gen-1",
+            "messaging.destination.temporary": True,
+            "messaging.destination.anonymous": True,
+        },
+    ),
 ]
 
 
@@ -232,6 +246,40 @@ def test_a_destination_is_named(destination, guide_name, guide_destination, name
     }
     operation = {"messaging.operation.name": "publish", "messaging.operation.type": "send"}
     assert semconv.write({}, semconv.describe(v.PUBLISH, "publish", destination, ())) == {**operation, **attributes}
+
+
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        (v.PUBLISH, True),
+        (v.BATCH_PUBLISH, True),
+        (v.RECEIVE, True),
+        (v.SETTLE, True),
+        (v.DELIVER, False),
+        (v.PROCESS, False),
+        (v.BATCH_PROCESS, False),
+    ],
+)
+def test_whom_a_connection_is_to_is_told_of_calls_to_the_broker_alone(action, told):
+    semconv = Vocabulary("semconv")
+    attributes = semconv.write({}, semconv.describe(action, "verb", Destination("q"), v.peer(("10.0.0.7", 5672))))
+    assert ("network.peer.address" in attributes) == ("network.peer.port" in attributes) == told
+
+
+@pytest.mark.parametrize(
+    ("address", "facts"),
+    [
+        (("10.0.0.7", 5672), ((v.PEER_ADDRESS, "10.0.0.7"), (v.PEER_PORT, 5672))),
+        (("::1", 5672, 0, 0), ((v.PEER_ADDRESS, "::1"), (v.PEER_PORT, 5672))),
+        ("/run/broker.sock", ((v.PEER_ADDRESS, "/run/broker.sock"),)),
+        ("", ()),
+        (None, ()),
+        ((), ()),
+        (b"", ()),
+    ],
+)
+def test_whom_a_connection_is_to_is_what_its_socket_tells(address, facts):
+    assert v.peer(address) == facts
 
 
 HIGH = ((v.MESSAGE_ID, "m"), (v.KAFKA_KEY, "k"), (v.KAFKA_OFFSET, 1), (v.BODY_SIZE, 1), (v.CLIENT_ID, "c"))

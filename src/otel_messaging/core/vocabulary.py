@@ -24,6 +24,7 @@ SYSTEM = "system"
 DESTINATION = "destination"
 TEMPLATE = "template"
 TEMPORARY = "temporary"
+ANONYMOUS = "anonymous"
 OPERATION = "operation"
 OPERATION_NAME = "operation name"
 OPERATION_TYPE = "operation type"
@@ -32,6 +33,8 @@ CONVERSATION_ID = "conversation id"
 BODY_SIZE = "body size"
 SERVER_ADDRESS = "server address"
 SERVER_PORT = "server port"
+PEER_ADDRESS = "peer address"
+PEER_PORT = "peer port"
 CLIENT_ID = "client id"
 GROUP = "group"
 BATCH_COUNT = "batch count"
@@ -74,6 +77,7 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     DESTINATION: ("messaging.destination.name", "messaging.destination.name"),
     TEMPLATE: (None, "messaging.destination.template"),
     TEMPORARY: (None, "messaging.destination.temporary"),
+    ANONYMOUS: (None, "messaging.destination.anonymous"),
     OPERATION: ("messaging.operation", None),
     OPERATION_NAME: (None, "messaging.operation.name"),
     OPERATION_TYPE: (None, "messaging.operation.type"),
@@ -82,6 +86,8 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     BODY_SIZE: ("messaging.message.payload_size_bytes", None),  # opt-in in the conventions
     SERVER_ADDRESS: ("server.address", "server.address"),
     SERVER_PORT: ("server.port", "server.port"),
+    PEER_ADDRESS: (None, "network.peer.address"),
+    PEER_PORT: (None, "network.peer.port"),
     CLIENT_ID: ("messaging.client.id", "messaging.client.id"),
     GROUP: ("messaging.kafka.consumer.group", "messaging.consumer.group.name"),
     BATCH_COUNT: ("messaging.batch.message_count", "messaging.batch.message_count"),
@@ -195,6 +201,8 @@ SETTLE = Action("settle", "settle", SpanKind.CLIENT, SpanKind.CLIENT)
 STORE = Action("", "", SpanKind.CLIENT, SpanKind.CLIENT)
 """The application reads or writes a value that the broker keeps. No vocabulary has a word for it but the library's."""
 HANDLING = (DELIVER, PROCESS, BATCH_PROCESS)
+_NOT_OF_HANDLING = frozenset({PEER_ADDRESS, PEER_PORT})
+"""What the conventions leave out where the application handles messages: no call to the broker is made then."""
 
 
 class Destination(NamedTuple):
@@ -205,16 +213,29 @@ class Destination(NamedTuple):
         semconv: in the conventions' words, where they compose another name.
         template: stands for the name in span names and metrics where names are many, such as a wildcard.
         temporary: the name is made up for one conversation, and stays out of span names and metrics.
+        anonymous: nobody has chosen the name; temporary, too.
     """
 
     name: str
     semconv: str | None = None
     template: str | None = None
     temporary: bool = False
+    anonymous: bool = False
 
 
 Facts = tuple[tuple[str, Any], ...]
 Attributes = dict[str, Any]
+
+
+def peer(address: Any) -> Facts:
+    """Whom a connection is to.
+
+    Args:
+        address: what ``getpeername()`` tells of its socket: a tuple of host and port, or a path; None if nothing.
+    """
+    if isinstance(address, tuple) and len(address) >= 2:
+        return ((PEER_ADDRESS, str(address[0])), (PEER_PORT, address[1]))
+    return ((PEER_ADDRESS, address),) if isinstance(address, str) and address else ()
 
 
 class Vocabulary:
@@ -274,7 +295,8 @@ class Vocabulary:
             (DESTINATION, self.destination(destination) or None),
             (TEMPLATE, destination.template),
             (TEMPORARY, destination.temporary or None),
-            *facts,
+            (ANONYMOUS, destination.anonymous or None),
+            *(facts if action not in HANDLING else (pair for pair in facts if pair[0] not in _NOT_OF_HANDLING)),
         )
 
     def metric_attributes(self, action: Action, verb: str, destination: Destination, facts: Facts) -> Attributes:
