@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 
 import pytest
 from opentelemetry import trace
@@ -112,14 +113,50 @@ async def test_hooks_may_set_attributes(connect, recorder):
     assert [span.attributes["tenant"] for span in (published, consumed)] == ["acme", "acme"]
 
 
-async def test_hooks_that_fail_lose_nothing_and_are_logged_once(connect, recorder, places):
+@pytest.mark.parametrize("error", [RuntimeError, CancelledError])
+async def test_hooks_that_fail_lose_nothing_and_are_logged_once(connect, recorder, places, error):
     def broken(span, told):
-        raise RuntimeError("the hook is broken")
+        raise error("the hook is broken")
 
     driver = await connect(publish_hook=broken, consume_hook=broken)
     assert await exchanged(driver, 2) == [b"0", b"1"]
     assert places() == ["publish_hook", "consume_hook"]
     assert [span.status.status_code.name for span in recorder.producers(2)] == ["OK", "OK"]
+
+
+@with_callbacks
+async def test_a_hook_that_is_cancelled_keeps_no_message_from_a_callback(connect, recorder, places):
+    def cancelled(span, message):
+        raise CancelledError
+
+    driver = await connect(consume_hook=cancelled)
+    destination = driver.name()
+    bodies = []
+
+    async def handler(message):
+        bodies.append(driver.body(message))
+
+    await driver.subscribe(destination, handler)
+    await driver.publish(destination, b"0")
+    await driver.publish(destination, b"1")
+    assert await until(lambda: len(bodies) == 2 and bodies) == [b"0", b"1"]
+    assert places() == ["consume_hook"]
+    assert [span.status.status_code.name for span in recorder.consumers(2)] == ["OK", "OK"]
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+async def test_what_interrupts_the_application_in_a_hook_reaches_it(connect, recorder, interrupt):
+    def interrupted(span, request):
+        raise interrupt
+
+    driver = await connect(publish_hook=interrupted)
+    destination = driver.name()
+    await driver.listen(destination)
+    with pytest.raises(interrupt):
+        await driver.publish(destination)
+    (published,) = recorder.producers(1)
+    assert published.status.status_code is trace.StatusCode.ERROR
+    assert published.attributes["error.type"] == interrupt.__name__
 
 
 @pytest.mark.parametrize("processor", [FailingStart, FailingEnd])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from asyncio import CancelledError
 from contextlib import ExitStack
 
 import pytest
@@ -11,7 +12,7 @@ from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from tests.support.drivers import CALLBACKS
-from tests.support.propagators import Failing, Silent, SingleHeader
+from tests.support.propagators import Failing, Odd, Silent, SingleHeader
 from tests.support.recorder import span_id, trace_id
 from tests.support.waiting import until
 
@@ -139,14 +140,29 @@ async def test_a_propagator_that_carries_nothing_changes_nothing(connect, record
     assert [span.parent for span in recorder.spans() if span.kind is not trace.SpanKind.CLIENT] == [None] * 4
 
 
-async def test_a_propagator_that_fails_loses_no_message(connect, recorder, propagator, lenient, caplog):
-    propagator(Failing())
+@pytest.mark.parametrize("error", [RuntimeError, CancelledError])
+async def test_a_propagator_that_fails_loses_no_message(connect, recorder, propagator, lenient, caplog, error):
+    propagator(Failing(error))
     driver = await connect()
     with caplog.at_level(logging.ERROR, "otel_messaging"):
         wires = await exchanged(driver, {"tenant": "acme", "traceparent": VALID}, count=2)
     assert [dict(wire)["tenant"] for wire in wires] == ["acme", "acme"]
     places = [record.getMessage().partition(":")[0] for record in caplog.records if record.name == "otel_messaging"]
     assert sorted(places) == ["extracting a context", "injecting a context"]
+    recorder.producers(2)
+    recorder.consumers(2)
+
+
+@pytest.mark.parametrize("headers", [None, {"tenant": "acme"}])
+async def test_what_a_propagator_writes_that_is_no_text_costs_no_message(
+    connect, recorder, propagator, lenient, caplog, headers
+):
+    propagator(Odd())
+    driver = await connect()
+    wires = await exchanged(driver, headers, count=2)
+    assert [sorted(wire) for wire in wires] == [sorted([*(headers or {}).items(), ("X-Good", "good")])] * 2
+    places = [record.getMessage().partition(":")[0] for record in caplog.records if record.name == "otel_messaging"]
+    assert places == ["injecting a context"]
     recorder.producers(2)
     recorder.consumers(2)
 

@@ -340,7 +340,7 @@ async def test_telemetry_that_fails_does_not_reach_the_block(publisher, recorder
         span.set_attribute("any", 1)
         await driver.publish(destination)
     assert [span.name for span in recorder.spans()] == [f"publish {destination}"]
-    assert [record.exc_info[0] for record in caplog.records if record.name == "otel_messaging"] == [OSError]
+    assert ["OSError" in record.getMessage() for record in caplog.records if record.name == "otel_messaging"] == [True]
 
 
 @pytest.mark.parametrize("library", ["kafka_python", "aio_pika"])  # asyncio keeps the context of timers for a while

@@ -246,7 +246,7 @@ def test_a_decorated_handler_runs_without_a_message_and_one_line_says_so(lenient
 
     assert [handle(), handle("no message")] == ["done", "done"]
     (record,) = caplog.records
-    assert "handle() is decorated by process(), and was called without a message" in str(record.exc_info[1])
+    assert "handle() is decorated by process(), and was called without a message" in record.getMessage()
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ async def test_telemetry_that_fails_does_not_reach_the_block(receive, lenient, c
         span.set_attribute("any", 1)
         done.append(1)
     assert done == [1]
-    assert [record.exc_info[0] for record in caplog.records if record.name == "otel_messaging"] == [OSError]
+    assert ["OSError" in record.getMessage() for record in caplog.records if record.name == "otel_messaging"] == [True]
 
 
 async def test_a_stand_in_for_a_message_does_no_harm(receive, lenient):

@@ -43,8 +43,41 @@ class Failing(TextMapPropagator):
 
     fields = frozenset({"traceparent"})
 
+    def __init__(self, error=RuntimeError):
+        self.error = error
+
     def inject(self, carrier, context=None, setter=default_setter):
-        raise RuntimeError("inject is broken")
+        raise self.error("inject is broken")
 
     def extract(self, carrier, context=None, getter=default_getter):
-        raise RuntimeError("extract is broken")
+        raise self.error("extract is broken")
+
+
+class Odd(TextMapPropagator):
+    """Writes headers of which no library sends some: their names or values are no text, or end the line."""
+
+    fields = frozenset({"X-Good", 7})
+
+    odd = (
+        (7, "number"),
+        (b"X-Bytes", "bytes"),
+        (None, "none"),
+        ("", "empty"),
+        ("X Blank", "blank"),
+        ("X-Break\r\nX-More", "line"),
+        ("X-" + "x" * 300, "long"),
+        ("X-Number", 7),
+        ("X-Bytes", b"bytes"),
+        ("X-None", None),
+        ("X-List", ["text"]),
+        ("X-Surrogate", "\ud800"),
+        ("X-Line", "one\r\nX-Two: two"),
+    )
+
+    def inject(self, carrier, context=None, setter=default_setter):
+        setter.set(carrier, "X-Good", "good")
+        for name, value in self.odd:
+            setter.set(carrier, name, value)
+
+    def extract(self, carrier, context=None, getter=default_getter):
+        return context

@@ -153,7 +153,7 @@ class Running:
                 self._telemetry._metered or getattr(meters, "_METER_PROVIDER", 0) is not None
             ):
                 self._count(error, stopped, count)
-        except Exception as failure:
+        except safety.MISTAKES as failure:
             safety.report("ending a span", failure)  # without its name: subjects may be made up per message
 
     def _count(self, error: BaseException | Failure | None, stopped: Moment | None, count: int) -> None:
@@ -328,7 +328,7 @@ class Delivery(Running):
             if current.get(SPAN) is not self.span and recording(current) is not None:
                 return
             attach(self._previous if self._outer is None else self.before()[0])
-        except Exception as error:  # the span need not be the SDK's
+        except safety.MISTAKES as error:  # the span need not be the SDK's
             safety.report("restoring a context", error)
 
     def is_answered_at(self, name: str) -> bool:
@@ -382,7 +382,7 @@ class Settlement:
     def _tell(self, details: v.Attributes, at: int | None) -> None:
         try:
             self._span.add_event(self._verb, details, at)
-        except Exception as failure:
+        except safety.MISTAKES as failure:
             safety.report(f"recording {self._verb!r}", failure)
 
 
@@ -401,7 +401,7 @@ def forget_handled() -> None:
         before, _ = _unhandled(context)
         if before is not context:
             attach(before)
-    except Exception as error:
+    except safety.MISTAKES as error:
         safety.report("restoring a context", error)
 
 
@@ -453,7 +453,7 @@ def text_of(error: BaseException) -> str:
     """What an exception says; nothing, where it is one of those that cannot even do that."""
     try:
         return str(error)
-    except Exception:
+    except safety.MISTAKES:
         return ""
 
 
@@ -485,5 +485,5 @@ def _record(span: Span, error: BaseException | Failure) -> None:
     span.set_status(Status(StatusCode.ERROR, text_of(error)))
     try:
         span.record_exception(error)
-    except Exception as failure:  # the SDK asks the exception what it says, and some cannot tell
+    except safety.MISTAKES as failure:  # the SDK asks the exception what it says, and some cannot tell
         safety.report("recording an exception", failure)

@@ -77,7 +77,7 @@ class Patches:
         original = owner.__dict__.get(patch.name) if owner is not None else None
         if original is None:
             if not patch.since:
-                raise AttributeError(f"{patch.module}.{patch.owner}.{patch.name} is not there: not traced")
+                raise safety.PlainError(f"{patch.module}.{patch.owner}.{patch.name} is not there: not traced")
             return
         replacement = patch.wrap(self._adapter, _method(original))
         functools.update_wrapper(replacement, original)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import baggage, propagate
@@ -20,6 +21,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from . import safety
+from .contexts import SPAN
+from .headers import harmless, is_sendable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +36,9 @@ _TAILS = {flags: f"-{flags:02x}" for flags in range(4)}
 _NOTHING: dict[str, str] = {}
 (BAGGAGE,) = baggage.clear(Context())
 """The key of baggage in a context, which the API keeps to itself."""
+_NAMES = (
+    256  # of headers that a propagator may look through: some look for a prefix, and copy all they have found so far
+)
 
 
 class _Known(NamedTuple):
@@ -58,7 +64,7 @@ def _know() -> _Known:
     global _known
     propagator = propagate.get_global_textmap()
     if _known.propagator is not propagator:
-        names = frozenset(name.lower() for name in propagator.fields)
+        names = frozenset(name.lower() for name in propagator.fields if isinstance(name, str))
         parts = getattr(propagator, "_propagators", None) if type(propagator) is CompositePropagator else None
         kinds = [type(part) for part in parts or ()]
         _known = _Known(propagator, names, kinds == [TraceContextTextMapPropagator, W3CBaggagePropagator])
@@ -86,17 +92,21 @@ def as_text(value: Any) -> str | None:
 
 
 class _HeaderGetter(Getter["Mapping[str, Any]"]):
-    """Reads headers whose names were folded to lower case, whatever their values are."""
+    """Reads headers whose names were folded to lower case, whatever their values are.
+
+    Nothing that a propagator is given can hurt it, whoever has sent it and whichever propagator it is.
+    """
 
     def get(self, carrier: Mapping[str, Any], key: str) -> list[str] | None:
         value = carrier.get(key)
         if value is None:
             value = carrier.get(key.lower())
         text = as_text(value)
-        return None if text is None else [text]
+        given = None if text is None else harmless(key, text)
+        return None if given is None else [given]
 
     def keys(self, carrier: Mapping[str, Any]) -> list[str]:
-        return list(carrier)
+        return [name for name in islice(carrier, _NAMES) if len(name) <= _NAMES]
 
 
 _getter = _HeaderGetter()
@@ -134,10 +144,19 @@ def inject(span: Span, context: Context) -> dict[str, str]:
                 return {"traceparent": f"00-{trace_text}-{span_text}{tail}"}
         carrier: dict[str, str] = {}
         propagate.get_global_textmap().inject(carrier, set_span_in_context(span, context))
-        return carrier
-    except Exception as error:
+        return carrier if known.standard else _sendable(carrier)
+    except safety.MISTAKES as error:
         safety.report("injecting a context", error)
         return {}
+
+
+def _sendable(carrier: dict[str, str]) -> dict[str, str]:
+    """Of what a propagator has written that which every library sends: the rest would cost the message."""
+    refused = [name for name, value in carrier.items() if not is_sendable(name, value)]
+    if not refused:
+        return carrier
+    safety.report("injecting a context", safety.PlainError("the propagator has written a header that is no text"))
+    return {name: value for name, value in carrier.items() if is_sendable(name, value)}
 
 
 def remote(headers: Mapping[str, Any]) -> Span | None:
@@ -174,8 +193,11 @@ def extract(headers: Mapping[str, Any], context: Context) -> Context:
         The context with it, or ``context`` itself when the headers carry none.
     """
     try:
+        usual = remote(headers)
+        if usual is not None:
+            return Context({**context, SPAN: usual})
         # A propagator may answer None: the no-op one of OTEL_PROPAGATORS=none does.
         return propagate.get_global_textmap().extract(headers, context, _getter) or context
-    except Exception as error:
+    except safety.MISTAKES as error:
         safety.report("extracting a context", error)
         return context

@@ -299,10 +299,7 @@ class Telemetry:
     def tell_publish_hook(self, publication: Publication, request: PublishRequest) -> None:
         """Call the application's ``publish_hook``, whatever it does."""
         if self.publish_hook is not None and publication.span.is_recording():
-            try:
-                self.publish_hook(publication.span, request)
-            except Exception as error:
-                safety.report("publish_hook", error)
+            _call("publish_hook", self.publish_hook, publication, request)
 
     def deliver(  # noqa: C901 (per message: a call would cost more than the branch it hides)
         self,
@@ -478,10 +475,7 @@ class Telemetry:
     def tell_consume_hook(self, delivery: Delivery, message: Any) -> None:
         """Call the application's ``consume_hook``, whatever it does."""
         if self.consume_hook is not None and delivery.span.is_recording():
-            try:
-                self.consume_hook(delivery.span, message)
-            except Exception as error:
-                safety.report("consume_hook", error)
+            _call("consume_hook", self.consume_hook, delivery, message)
 
     def settle(
         self, verb: str, operation: Operation, delivery: Delivery | None, facts: v.Facts, details: v.Attributes
@@ -606,6 +600,17 @@ class Telemetry:
                 shown = value if isinstance(value, (bool, int, float)) else propagation.as_text(value)
                 if shown is not None:
                     attributes[v.CAPTURED_HEADER + name] = shown
+
+
+def _call(name: str, hook: Callable[[Span, Any], Any], running: Publication | Delivery, told: Any) -> None:
+    """Call a hook. What it raises costs no message, and what interrupts the application there leaves no span open."""
+    try:
+        hook(running.span, told)
+    except safety.MISTAKES as error:
+        safety.report(name, error)
+    except BaseException as error:
+        running.end(error)
+        raise
 
 
 def _is_idle() -> bool:

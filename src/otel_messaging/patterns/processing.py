@@ -240,7 +240,8 @@ def _processing(handler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             if library_of(value) is not None:
                 return Block("process", functools.partial(_start, _Source("process", [value], None, None)))
         name = getattr(handler, "__qualname__", repr(handler))
-        raise TypeError(f"{name}() is decorated by process(), and was called without a message: process() {_REMEDY}")
+        remark = f"{name}() is decorated by process(), and was called without a message: process() {_REMEDY}"
+        raise safety.PlainError(remark)
     except Exception as error:
         safety.report("process", error)
         return nullcontext()
