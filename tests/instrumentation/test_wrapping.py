@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+from asyncio import CancelledError
 
 import pytest
 
+from otel_messaging.core import safety
 from otel_messaging.instrumentation.wrapping import around
 
 
@@ -113,7 +115,7 @@ def test_the_librarys_error_is_seen_and_raised(original):
 
 
 @pytest.mark.parametrize("original", [Client.send, Client.publish])
-@pytest.mark.parametrize("kind", [ValueError, MemoryError, RecursionError])
+@pytest.mark.parametrize("kind", [ValueError, MemoryError, RecursionError, CancelledError])
 @pytest.mark.parametrize("where", ["before", "after", "failed"])
 def test_an_error_of_ours_reaches_nobody(original, kind, where, lenient, caplog):
     def fail(*args):
@@ -125,7 +127,7 @@ def test_an_error_of_ours_reaches_nobody(original, kind, where, lenient, caplog)
     assert call(made, "a") == call(original, "a")
     with pytest.raises(OSError, match="bad"):
         call(made, "bad")
-    assert [record.exc_info[0] for record in caplog.records] == [kind]
+    assert [kind.__name__ in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("original", [Client.send, Client.publish])
@@ -153,9 +155,9 @@ def test_wrong_arguments_for_what_another_package_has_wrapped_are_its_own_matter
 
 
 def test_a_method_without_what_ours_cannot_do_without_is_not_replaced():
-    with pytest.raises(TypeError, match=r"Client\.bare has no parameter 'topic'"):
+    with pytest.raises(safety.PlainError, match=r"Client\.bare has no parameter 'topic'"):
         replace(Client.bare, lambda adapter, owner, topic: None)
-    with pytest.raises(TypeError, match=r"Client\.bare has no parameter 'headers'"):
+    with pytest.raises(safety.PlainError, match=r"Client\.bare has no parameter 'headers'"):
         replace(Client.bare, lambda adapter, owner: None, replaces="headers")
 
 

@@ -29,7 +29,7 @@ _TEMPLATE = """\
     {remember}
     try:
 {begin}
-    except Exception as _error:
+    except _mistakes as _error:
         _report(_place, _error)
     try:
         _result = {call}
@@ -40,7 +40,7 @@ _TEMPLATE = """\
     if _token is not None:
         try:
 {after}
-        except Exception as _error:
+        except _mistakes as _error:
             _report(_place, _error)
     return _result
 """
@@ -113,7 +113,7 @@ class Method:
         replaces: the name of the argument that the replacement gives another value, ``_value``; empty if it does not.
 
     Raises:
-        TypeError: the method has no such parameter; it is told in the log, and the method stays as it is.
+        PlainError: the method has no such parameter; it is told in the log, and the method stays as it is.
     """
 
     def __init__(self, original: Callable[..., Any], replaces: str = "") -> None:
@@ -125,9 +125,13 @@ class Method:
         self._signature = signature
         self._parameters = list(signature.parameters.values())
         self._exact = type(original) is FunctionType and inner is original and self._is_plain()
-        self._namespace: dict[str, Any] = {"_report": safety.report, "_guard": safety.guard}
+        self._namespace: dict[str, Any] = {
+            "_report": safety.report,
+            "_guard": safety.guard,
+            "_mistakes": safety.MISTAKES,
+        }
         if replaces and replaces not in signature.parameters:
-            raise TypeError(f"{inner.__qualname__} has no parameter {replaces!r}")
+            raise safety.PlainError(f"{inner.__qualname__} has no parameter {replaces!r}")
 
     def _is_plain(self) -> bool:
         names = [parameter.name for parameter in self._parameters]
@@ -141,7 +145,7 @@ class Method:
             after: how many of its first parameters are not the method's.
 
         Raises:
-            TypeError: the method lacks a parameter that the function cannot do without.
+            PlainError: the method lacks a parameter that the function cannot do without.
         """
         expressions = []
         for parameter in list(inspect.signature(function).parameters.values())[after:]:
@@ -151,7 +155,7 @@ class Method:
             elif name == ARGUMENTS:
                 expressions.append(self._all())
             elif parameter.default is Parameter.empty:
-                raise TypeError(f"{self._inner.__qualname__} has no parameter {name!r}")
+                raise safety.PlainError(f"{self._inner.__qualname__} has no parameter {name!r}")
             else:
                 self._namespace[f"_without_{name}"] = parameter.default
                 expressions.append(f"_without_{name}")
