@@ -54,7 +54,7 @@ def report(place: str, error: BaseException) -> None:
         _log(place, error)
 
 
-def _log(place: str, error: Exception) -> None:
+def _log(place: str, error: BaseException) -> None:
     _logger.error(
         "%s: tracing this call failed (%s), the call itself was not affected; more such errors here are not logged",
         place,
