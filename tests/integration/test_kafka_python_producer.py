@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 
 import pytest
@@ -437,3 +438,17 @@ next(iterator)
         topic,
     )
     assert said == ""
+
+
+@pytest.mark.skipif(VERSION < (3,), reason="only since 3.0 the client warns of serializers that are functions")
+def test_warnings_of_the_client_name_the_same_line(plain):
+    def warned():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            plain.producer(value_serializer=str.encode)
+        return [(str(warning.message), warning.filename, warning.lineno) for warning in caught]
+
+    expected = warned()
+    assert expected
+    plain.instrument()
+    assert warned() == expected

@@ -4,12 +4,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import pytest
 from opentelemetry import baggage, context, trace
 
-from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401 (fixtures)
+from tests.support.kafka_python import (  # noqa: F401 (fixtures)
+    QUIET,
+    VERSION,
+    application,
+    on_apache,
+    plain,
+    stack,
+)
 from tests.support.recorder import shape, span_id
 
 pytestmark = QUIET
@@ -86,6 +94,43 @@ def test_a_context_that_was_carried_before_is_replaced_and_linked(application, r
     assert [name for name, _ in record.headers] == ["a", TRACEPARENT]
     assert carried(record) == [span_id(span)]
     assert [link.context.span_id for link in span.links] == [0xB7AD6B7169203331]
+
+
+FORWARDED = {
+    "texts": lambda headers: [(name, value.decode()) for name, value in headers],
+    "lists": lambda headers: [list(item) for item in headers],
+    "names in bytes": lambda headers: [(name.encode(), value) for name, value in headers],
+    "with a third": lambda headers: [(*item, 0) for item in headers],
+    "names in capitals": lambda headers: [(name.upper(), value.decode()) for name, value in headers],
+}
+
+
+@pytest.mark.parametrize("form", FORWARDED)
+def test_a_context_that_is_forwarded_in_another_form_is_replaced(application, recorder, form):
+    """Without us there is no header, and every form of none is right."""
+    producer = application.producer()
+    producer.send(application.topic, b"first", partition=0).get(10)
+    consumer = application.consumer()
+    forwarded = FORWARDED[form](next(consumer).headers)
+    given = list(forwarded)
+    producer.send(application.topic, b"second", headers=forwarded, partition=0).get(10)
+    consumer.close()
+    assert forwarded == given
+    first, second = recorder.spans(f"publish {application.topic}", count=2)
+    assert [carried(record) for record in sent(application, 2)] == [[span_id(first)], [span_id(second)]]
+    assert second.parent.span_id == span_id(recorder.spans(f"receive {application.topic}")[0])
+
+
+def test_other_headers_that_the_library_refuses_are_still_refused(plain, recorder):
+    producer = plain.producer()
+    producer.partitions_for(plain.topic)
+    headers = [(TRACEPARENT, "00-" + "a" * 32 + "-" + "b" * 16 + "-01"), ("tenant", "acme")]
+    call = lambda: producer.send(plain.topic, b"v", headers=headers, partition=0)  # noqa: E731
+    expected = outcome(call)
+    assert expected[0] != "sent"
+    plain.instrument()
+    assert outcome(call) == expected
+    assert_failed(recorder.span(f"publish {plain.topic}"), *expected[1:])
 
 
 def test_other_headers_keep_their_order_repetitions_and_bytes(application):
@@ -205,6 +250,29 @@ def test_the_whole_span_of_a_message_with_a_key(application, recorder):
         },
         "events": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [({"partition": 0}, 0), ({"partition": None}, None), ({}, None)],
+    ids=["given", "None", "left to the partitioner"],
+)
+def test_a_sampler_sees_the_partition_that_is_given(plain, recorder, vocabulary, arguments, expected):
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+    seen = []
+
+    class Sampler(type(ALWAYS_ON)):
+        def should_sample(self, *args, **kwargs):
+            seen.append(dict(kwargs.get("attributes") or args[4]))
+            return super().should_sample(*args, **kwargs)
+
+    plain.instrument(tracer_provider=TracerProvider(Sampler(ALWAYS_ON._decision)))
+    plain.producer().send(plain.topic, b"v", **arguments).get(10)
+    names = ("messaging.kafka.destination.partition", "messaging.destination.partition.id")
+    known = {"guide": {names[0]: 0}, "semconv": {names[1]: "0"}, "both": {names[0]: 0, names[1]: "0"}}[vocabulary]
+    assert {name: seen[0][name] for name in names if name in seen[0]} == ({} if expected is None else known)
 
 
 def test_the_application_gets_the_very_future_and_its_callbacks_run(plain, recorder, monkeypatch):
@@ -409,6 +477,122 @@ def test_a_record_that_only_just_fits_is_sent_without_a_context(application, rec
     producer.send(application.topic, b"x" * (length // 2), partition=0).get(10)
     assert [len(carried(record)) for record in sent(application, 3)] == [0, 0, 1]
     assert [span.status.status_code.name for span in recorder.spans()] == ["OK", "OK"]
+
+
+class Counting:
+    """A serializer that counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, value):
+        self.calls += 1
+        return value if isinstance(value, bytes) else b"".join(value)
+
+
+def test_what_only_just_fits_is_serialized_once(application, recorder):
+    serializer = Counting()
+    producer, length = largest(application, value_serializer=serializer)
+    before = serializer.calls
+    producer.send(application.topic, b"x" * length, partition=0).get(10)
+    assert serializer.calls == before + 1
+    assert [carried(record) for record in sent(application, 2)] == [[], []]
+
+
+@on_apache
+@pytest.mark.skipif(VERSION < (3,), reason="only since 3.0 a refusal is the end of a producer that is idempotent")
+def test_what_a_producer_has_learnt_its_successor_knows(plain, recorder):
+    from kafka.errors import MessageSizeTooLargeError
+
+    plain.create(max_message_bytes=LIMIT)
+    length = largest_at_broker(plain, LIMIT)
+    plain.instrument()
+    with pytest.raises(MessageSizeTooLargeError):
+        plain.producer().send(plain.topic, b"x" * length, partition=0).get(10)
+    plain.producer().send(plain.topic, b"x" * length, partition=0).get(10)
+    assert [carried(record) for record in sent(plain, 2)] == [[], []]
+
+
+def test_what_is_too_large_for_the_client_is_serialized_once_and_fails_as_it_does_uninstrumented(plain, recorder):
+    serializer = Counting()
+    producer = plain.producer(value_serializer=serializer, max_request_size=LIMIT)
+    producer.partitions_for(plain.topic)
+    call = lambda: producer.send(plain.topic, b"x" * 2 * LIMIT, partition=0)  # noqa: E731
+    expected = outcome(call)
+    natively = serializer.calls
+    plain.instrument()
+    assert outcome(call) == expected
+    assert serializer.calls == 2 * natively
+    assert_failed(recorder.span(f"publish {plain.topic}"), *expected[1:])
+
+
+def test_what_only_just_fits_keeps_the_headers_that_it_has(application):
+    """Also a context that it has from elsewhere: what natively fits goes as it would natively."""
+    producer, length = largest(application)
+    headers = [("a", b"1"), (TRACEPARENT, b"00-" + b"a" * 32 + b"-" + b"b" * 16)]  # shorter than ours
+    size = sum(len(name) + len(value) + 2 for name, value in headers)
+    producer.send(application.topic, b"x" * (length - size), headers=headers, partition=0).get(10)
+    producer.send(application.topic, b"x" * (length - size - 1), headers=headers, partition=0).get(10)
+    assert [record.headers for record in sent(application, 3)[1:]] == [headers, headers]
+
+
+def test_what_only_just_fits_is_sent_without_a_context_that_it_cannot_keep(application):
+    producer, length = largest(application)
+    headers = [(TRACEPARENT, "00-" + "a" * 32 + "-" + "b" * 16 + "-01")]
+    producer.send(application.topic, b"x" * length, headers=headers, partition=0).get(10)
+    assert sent(application, 2)[1].headers == []
+
+
+def largest_at_broker(application, limit):
+    """The length of the longest value that the broker takes without our header, from what a record is made of."""
+    from kafka.errors import MessageSizeTooLargeError
+    from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+    producer = application.producer(**AT_MOST_ONCE)
+    with suppress_instrumentation():
+        for length in range(limit, 0, -1):
+            with contextlib.suppress(MessageSizeTooLargeError):
+                producer.send(application.topic, b"x" * length, partition=0).get(10)
+                return length
+    raise AssertionError("nothing fits")
+
+
+@on_apache
+@pytest.mark.parametrize("options", [{}, {"value_serializer": bytes}], ids=["bytes", "serialized"])
+@pytest.mark.parametrize("sampler", ["always_on", "always_off"])
+def test_the_limit_of_a_broker_is_learnt_from_the_first_refusal(plain, recorder, options, sampler):
+    from kafka.errors import MessageSizeTooLargeError
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+    plain.create(max_message_bytes=LIMIT)
+    length = largest_at_broker(plain, LIMIT)
+    recorded = sampler == "always_on"
+    plain.instrument(**({} if recorded else {"tracer_provider": TracerProvider(ALWAYS_OFF)}))
+    producer = plain.producer(**AT_MOST_ONCE, **options)
+    with pytest.raises(MessageSizeTooLargeError):
+        producer.send(plain.topic, b"x" * length, partition=0).get(10)
+    for shorter in (0, 1, 40, 200):
+        producer.send(plain.topic, b"x" * (length - shorter), partition=0).get(10)
+    records = sent(plain, 5)
+    assert [len(record.value) for record in records] == [length, length, length - 1, length - 40, length - 200]
+    assert [len(carried(record)) for record in records] == [0, 0, 0, 0, 1]
+    outcomes = [span.status.status_code.name for span in recorder.spans(count=5 if recorded else 0)]
+    assert outcomes == (["ERROR", "OK", "OK", "OK", "OK"] if recorded else [])
+
+
+@on_apache
+def test_a_record_that_no_broker_takes_does_not_cost_the_others_their_context(plain, recorder):
+    from kafka.errors import MessageSizeTooLargeError
+
+    plain.create(max_message_bytes=LIMIT)
+    plain.instrument()
+    producer = plain.producer(**AT_MOST_ONCE)
+    for _ in range(2):
+        with pytest.raises(MessageSizeTooLargeError):
+            producer.send(plain.topic, b"x" * 50 * LIMIT, partition=0).get(10)
+    producer.send(plain.topic, b"x" * (LIMIT // 2), partition=0).get(10)
+    assert [len(carried(record)) for record in sent(plain)] == [1]
 
 
 def test_a_value_that_can_be_serialized_only_once_is_serialized_once(application, recorder):

@@ -8,6 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import forking
+from otel_messaging.core.cache import Cache
 from otel_messaging.core.safety import report
 from otel_messaging.core.state import keep
 
@@ -30,6 +31,7 @@ class Kafka:
 
     Attributes:
         leaving: whether the interpreter exits.
+        refused: the size of the smallest record that a broker has refused for its size, in bytes, by topic.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -39,6 +41,7 @@ class Kafka:
         self._adding = threading.Lock()
         self._registered: set[str] = set()
         self.leaving = False
+        self.refused: Cache[str, int] = Cache()
         forking.watch(self)
 
     def making(self, producer: Any) -> None:

@@ -9,7 +9,7 @@ from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, e
 
 from .messages import is_message
 from .producer import HEADERS_SINCE
-from .records import fold
+from .records import fold, largest_record, largest_size
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
@@ -28,8 +28,8 @@ def dead_letter(
     to undo. Headers say where the record came from and why it is here: ``dead-letter-original-topic``,
     ``dead-letter-original-partition``, ``dead-letter-original-offset``, ``dead-letter-error-type`` and
     ``dead-letter-error``, in place of any that were there. A header without a value gets an empty one, since the
-    producer takes no other. Brokers before 0.11 have no headers, and a record that would be too large with ours goes
-    without them.
+    producer takes no other. Brokers before 0.11 have no headers, and a record that would be too large with ours for the
+    producer, by its size when it was received, goes without them.
 
     The record's span gets an event ``send_to_dead_letter``; the new one is its child and linked to the original.
 
@@ -51,18 +51,21 @@ def dead_letter(
     expect(record, is_message(record), "a ConsumerRecord of kafka-python")
     expect(producer, hasattr(producer, "send"), "a KafkaProducer after record and error")
     headers = list(record.headers or ())
-    letters = _letters(record, error, producer, headers)
+    sent = _headers(record, error, producer, headers)
     with DeadLetter("kafka_python", "kafka", record.topic, fold(headers), error, _concerns(record)) as letter:
-        future = _send(producer, topic, record, letters, options)
+        future = producer.send(topic, value=record.value, key=record.key, headers=sent, **options)
         if not (getattr(future, "is_done", False) is True and future.exception is not None):
             letter.sent()
     return future
 
 
-def _letters(record: Any, error: BaseException, producer: Any, headers: list[Any]) -> tuple[list[Any], ...]:
-    """The headers to send, and those to send if they are too large."""
-    if not _takes_headers(producer):
-        return ([],)
+def _headers(record: Any, error: BaseException, producer: Any, headers: list[Any]) -> list[Any]:
+    """The headers to send: with those that say what happened, where the producer takes them."""
+    config = getattr(producer, "config", None)
+    config = config if isinstance(config, dict) else {}  # a producer may be one that a test has made up
+    version = config.get("api_version")
+    if isinstance(version, tuple) and version < HEADERS_SINCE:
+        return []
     kept = [(name, b"" if value is None else value) for name, value in headers]
     try:
         told = {
@@ -71,31 +74,12 @@ def _letters(record: Any, error: BaseException, producer: Any, headers: list[Any
             ORIGINAL + "offset": str(record.offset),
             **reasons(error),
         }
-        ours = [(name, text.encode()) for name, text in told.items()]
-        return [*(item for item in kept if not item[0].startswith(PREFIX)), *ours], kept
+        letter = [item for item in kept if not item[0].startswith(PREFIX)]
+        letter += [(name, text.encode()) for name, text in told.items()]
+        return kept if config and largest_size(record, letter) > largest_record(config) else letter
     except Exception as failure:
         report("dead_letter", failure)
-        return (kept,)
-
-
-def _takes_headers(producer: Any) -> bool:
-    config = getattr(producer, "config", None)
-    version = config.get("api_version") if isinstance(config, dict) else None
-    return not isinstance(version, tuple) or version >= HEADERS_SINCE
-
-
-def _send(producer: Any, topic: str, record: Any, letters: tuple[list[Any], ...], options: dict[str, Any]) -> Any:
-    from kafka.errors import MessageSizeTooLargeError
-
-    for headers in letters[:-1]:
-        try:
-            future = producer.send(topic, value=record.value, key=record.key, headers=headers, **options)
-        except MessageSizeTooLargeError:
-            continue
-        # Until 2.3 the error comes with the future. Either way the producer has not taken the record.
-        if not (getattr(future, "is_done", False) is True and isinstance(future.exception, MessageSizeTooLargeError)):
-            return future
-    return producer.send(topic, value=record.value, key=record.key, headers=letters[-1], **options)
+        return kept
 
 
 def _concerns(record: Any) -> Any:

@@ -16,7 +16,7 @@ from .consumer import (
     wrap_poll,
     wrap_unsubscribe,
 )
-from .producer import transacts, wrap_close_producer, wrap_init, wrap_send
+from .producer import transacts, wrap_cleanup, wrap_close_producer, wrap_done, wrap_estimate, wrap_send
 
 _TRANSACTION = ("begin_transaction", "send_offsets_to_transaction", "commit_transaction", "abort_transaction")
 _PRODUCER = ("kafka.producer.kafka", "KafkaProducer")
@@ -24,8 +24,10 @@ _CONSUMER = ("kafka.consumer.group", "KafkaConsumer")
 
 adapter = Kafka
 patches = (
-    Patch(*_PRODUCER, "__init__", wrap_init),
+    Patch(*_PRODUCER, "_cleanup_factory", wrap_cleanup),
     Patch(*_PRODUCER, "send", wrap_send),
+    Patch(*_PRODUCER, "_estimate_size_in_bytes", wrap_estimate),
+    Patch("kafka.producer.record_accumulator", "ProducerBatch", "done", wrap_done),
     Patch(*_PRODUCER, "close", wrap_close_producer),
     *(Patch(*_PRODUCER, step, transacts(step), since="2.2") for step in _TRANSACTION),
     Patch(*_CONSUMER, "__next__", wrap_next),

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.operations import Failure
-from otel_messaging.core.propagation import fields
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import ATTRIBUTE, find, keep
 from otel_messaging.core.telemetry import PublishRequest
 
 from .cluster import Cluster
-from .records import SYSTEM, fold, key_text, well_formed
+from .records import SYSTEM, key_text, largest_record, readable, well_formed, without_fields
 from .settling import begin_settling, settle
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 HEADERS_SINCE = (0, 11)
-_REST = ("partition", "timestamp_ms")  # of the parameters of `send`, those that follow the headers
+_REST = ("timestamp_ms",)  # of the parameters of `send`, those that follow the partition
 _CLOSED = Failure("producer_closed", "the producer was closed before the broker answered")
 
 
@@ -41,6 +40,9 @@ class Producer:
         acknowledges_offsets: whether the broker tells offsets: without acknowledgement they are made up.
         places: what an acknowledgement tells of where a record has gone to, by topic and partition.
         flushes_first: whether the producer, when the interpreter exits, flushes before what is on its way is given up.
+        carried: the records that are being sent with a context, by the identity of the list of their headers: their
+            topic, the application's own headers, and how many headers they have with the context.
+        largest: the size of the largest record that the client itself takes, in bytes.
     """
 
     def __init__(self, telemetry: Telemetry, producer: Any) -> None:
@@ -50,26 +52,27 @@ class Producer:
         self.acknowledges_offsets = producer.config["acks"] != 0
         self.places: Cache[Any, v.Facts] = Cache()
         self.flushes_first = False
-        self._serializes_keys = producer.config["key_serializer"] is not None
+        self.carried: dict[int, tuple[str, Any, int]] = {}
+        self.largest = largest_record(producer.config)
         self._carries_headers = producer.config["api_version"] >= HEADERS_SINCE
-        self._looks_twice = self._serializes_keys or not (self._carries_headers and self.measures)
         # Of lists, since 2.1, which is also since when a client knows its cluster's id: until then the library refuses.
         self._takes_subclasses = hasattr(producer._metadata, "cluster_id")
         self._cluster = Cluster(producer._metadata)
         self._facts = (*SYSTEM, (v.CLIENT_ID, producer.config["client_id"]))
         self._operations: Cache[str, Operation] = Cache()
 
-    def begin(self, topic: str, value: Any, key: Any, headers: Any, context: Context) -> Publication:
+    def begin(self, topic: str, value: Any, key: Any, headers: Any, partition: Any, context: Context) -> Publication:
         """Begin to send a record."""
         facts: v.Facts = () if key is None else ((v.KAFKA_KEY, key_text(key)),)
         if self.measures:
             sized = isinstance(value, bytes)
             facts += ((v.BODY_SIZE, len(value)) if sized else (v.KAFKA_TOMBSTONE, value is None or None),)
-        folded = fold(headers) if headers and well_formed(headers) else None
+        if type(partition) is int:
+            facts += ((v.KAFKA_PARTITION, partition),)
         operation, cluster = self._operations.get(topic), self._cluster
         if operation is None or cluster.metadata._last_successful_refresh_ms != cluster.refreshed:
             operation = self.operation(topic)
-        return self.telemetry.publish(operation, facts, folded, context)
+        return self.telemetry.publish(operation, facts, readable(headers) if headers else None, context)
 
     def operation(self, topic: str) -> Operation:
         """What is the same for all messages to a topic."""
@@ -89,27 +92,45 @@ class Producer:
         moved = () if all(fact in operation.facts for fact in leader) else leader
         return self.places.put(place, ((v.KAFKA_PARTITION, place.partition), *moved))
 
-    def carry(self, carrier: dict[str, str], value: Any, key: Any, headers: Any) -> Any:
-        """A new list of headers, with a context in it instead of any that was there; the same where it would do harm.
-
-        What is too large with a context is sent without, so that it must be possible to serialize it twice.
-        """
-        if (headers is not None or self._looks_twice) and not self._may_carry(value, key, headers):
+    def carry(self, carrier: dict[str, str], topic: str, headers: Any) -> Any:
+        """A new list of headers, with a context instead of any that was there; the same list where it would do harm."""
+        if not self._carries_headers:
             return headers
-        sent = [item for item in headers if item[0].lower() not in fields()] if headers else []
+        sent: list[Any] = []
+        if headers is not None:
+            if type(headers) is not list and not (self._takes_subclasses and isinstance(headers, list)):
+                return headers
+            sent = without_fields(headers)
+            if not well_formed(sent):
+                return headers
         for name, text in carrier.items():
             sent.append((name, text.encode()))
+        self.carried[id(sent)] = (topic, headers, len(sent))
         return sent
 
-    def _may_carry(self, value: Any, key: Any, headers: Any) -> bool:
-        """Whether the library takes more headers, and what it serializes can be serialized twice."""
-        if not self._carries_headers or not (headers is None or well_formed(headers)):
-            return False
-        if headers is not None and type(headers) is not list and not self._takes_subclasses:
-            return False
-        if not self.measures and hasattr(value, "__next__"):
-            return False
-        return not (self._serializes_keys and hasattr(key, "__next__"))
+    def bare(self, headers: list[Any]) -> list[Any]:
+        """The headers of a record that is being sent, as they would be without a context."""
+        _, given, count = self.carried[id(headers)]
+        if given and not well_formed(given):
+            given = without_fields(given)
+        return [*(given or ()), *headers[count:]]  # a serializer may have added some
+
+    def crosses(self, size: int, bare: int, refused: dict[str, int], headers: list[Any]) -> bool:
+        """Whether a record is too large with a context, for the client or for the broker.
+
+        Nobody tells the limit of a broker but that it is below what was refused, and that may have been so because of
+        its context, too.
+
+        Args:
+            size: the record's size in bytes.
+            bare: what that would be without a context.
+            refused: the size of the smallest record that was refused, by topic.
+            headers: those that it is sent with.
+        """
+        if size > self.largest:
+            return True
+        limit = refused.get(self.carried[id(headers)][0])
+        return limit is not None and size + (size - bare) > limit
 
     def settlement(self, verb: str) -> Settlement | None:
         """Begin a step of a transaction. It is told of the message that is being handled, of whatever library."""
@@ -176,12 +197,17 @@ def wrap_send(  # noqa: C901 (per message: a call would cost more than the branc
     kafka: Kafka, send: Callable[..., Any]
 ) -> Callable[..., Any]:
     """`KafkaProducer.send` is where every record enters; its future tells what became of it."""
-    from kafka.errors import MessageSizeTooLargeError as too_large  # noqa: N813 (imported when the library is)
-
     telemetry = kafka.telemetry
 
     def wrapper(  # noqa: C901 (as above)
-        self: Any, topic: Any, value: Any = None, key: Any = None, headers: Any = None, *args: Any, **kwargs: Any
+        self: Any,
+        topic: Any,
+        value: Any = None,
+        key: Any = None,
+        headers: Any = None,
+        partition: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         producer: Any = None
         publication: Publication | None = None
@@ -192,37 +218,75 @@ def wrap_send(  # noqa: C901 (per message: a call would cost more than the branc
                 producer = self.__dict__.get(ATTRIBUTE)
                 if producer is None or producer.telemetry is not telemetry:
                     producer = keep(self, telemetry, kafka.add_producer)
-                publication = producer.begin(topic, value, key, headers, context)
+                publication = producer.begin(topic, value, key, headers, partition, context)
                 if publication.carrier:
-                    sent = producer.carry(publication.carrier, value, key, headers)
+                    sent = producer.carry(publication.carrier, topic, headers)
                 if telemetry.publish_hook is not None:
                     rest = {**dict(zip(_REST, args, strict=False)), **kwargs}
                     arguments = {"topic": topic, "value": value, "key": key, "headers": headers, **rest}
+                    arguments.update({} if partition is None else {"partition": partition})
                     telemetry.tell_publish_hook(publication, PublishRequest(self, topic, arguments))
         except Exception as error:
             report("KafkaProducer.send", error)
         try:
-            if sent is headers:
-                future = send(self, topic, value, key, headers, *args, **kwargs)
+            if args or kwargs:
+                future = send(self, topic, value, key, sent, partition, *args, **kwargs)
             else:
-                try:
-                    if args or kwargs:
-                        future = send(self, topic, value, key, sent, *args, **kwargs)
-                    else:
-                        future = send(self, topic, value, key, sent)
-                except too_large:
-                    future = None
-                # Until 2.3 the error comes with the future. Either way the producer has not taken the record, which may
-                # be too large only with its context.
-                if future is None or (getattr(future, "is_done", False) and isinstance(future.exception, too_large)):
-                    future = send(self, topic, value, key, headers, *args, **kwargs)
+                future = send(self, topic, value, key, sent, partition)
         except BaseException as error:
             if publication is not None:
                 publication.end(error)
             raise
+        finally:
+            if sent is not headers:
+                producer.carried.pop(id(sent), None)
         if publication is not None and (publication.span.is_recording() or publication.is_counted()):
             _await_answer(producer, publication, future, producer.measures and isinstance(value, bytes))
         return future
+
+    return wrapper
+
+
+def wrap_estimate(kafka: Kafka, estimate: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaProducer._estimate_size_in_bytes` is asked how large a record is, once that is serialized.
+
+    A record that crosses a limit only with a context in it goes without: nothing is serialized or sent twice.
+    """
+    refused = kafka.refused
+
+    def wrapper(self: Any, key: Any, value: Any, headers: Any = ()) -> Any:
+        size = estimate(self, key, value, headers)
+        try:
+            producer = self.__dict__.get(ATTRIBUTE)
+            if producer is not None and (refused or size > producer.largest) and id(headers) in producer.carried:
+                bare = producer.bare(headers)
+                smaller = estimate(self, key, value, bare)
+                if producer.crosses(size, smaller, refused, headers):
+                    headers[:] = bare  # our own list
+                    return smaller
+        except Exception as error:
+            report("KafkaProducer._estimate_size_in_bytes", error)
+        return size
+
+    return wrapper
+
+
+def wrap_done(kafka: Kafka, done: Callable[..., Any]) -> Callable[..., Any]:
+    """`ProducerBatch.done` has the broker's answer, whether or not anybody records what became of the records."""
+    from kafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
+
+    too_large = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+    def learn(batch: Any, error: Any) -> None:
+        if isinstance(error, too_large) or (isinstance(error, type) and issubclass(error, too_large)):
+            topic, size = batch.topic_partition.topic, batch.max_record_size
+            kafka.refused.put(topic, min(size, kafka.refused.get(topic, size)))
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        error = args[2] if len(args) > 2 else kwargs.get("exception", kwargs.get("top_level_exception"))
+        if error is not None:
+            guard("ProducerBatch.done", learn, self, error)
+        return done(self, *args, **kwargs)
 
     return wrapper
 
@@ -243,15 +307,16 @@ def _await_answer(producer: Producer, publication: Publication, future: Any, siz
         report("KafkaProducer.send", error)
 
 
-def wrap_init(kafka: Kafka, init: Callable[..., Any]) -> Callable[..., Any]:
-    """`KafkaProducer.__init__` registers an exit handler that flushes; ours has to run after it."""
+def wrap_cleanup(kafka: Kafka, make: Callable[..., Any]) -> Callable[..., Any]:
+    """`KafkaProducer._cleanup_factory` makes the exit handler that flushes, just before it is registered.
 
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            kafka.making(self)
-        except Exception as error:
-            report("KafkaProducer.__init__", error)
-        return init(self, *args, **kwargs)
+    Ours has to run after it. `__init__` calls it, whose own replacement would move the warnings that it gives to its
+    caller.
+    """
+
+    def wrapper(self: Any) -> Any:
+        guard("KafkaProducer._cleanup_factory", kafka.making, self)
+        return make(self)
 
     return wrapper
 

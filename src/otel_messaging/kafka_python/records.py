@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.propagation import as_text
+from otel_messaging.core.propagation import as_text, fields
 
 SYSTEM = ((v.SYSTEM, "kafka"),)
+_OVERHEAD, _HEADER_OVERHEAD = 128, 10
+"""More than a record, and a header of one, takes beyond what is in it, in bytes."""
 
 
 def key_text(key: Any) -> str | None:
@@ -47,9 +49,48 @@ def fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | N
     return folded
 
 
+def readable(headers: Any) -> dict[str, Any] | None:
+    """The headers that an application sends, as `fold` has them; None where the library will not take them.
+
+    The propagator's own fields may have any form, such as texts: they are replaced.
+    """
+    if well_formed(headers):
+        return fold(headers)
+    if not isinstance(headers, list) or not well_formed(without_fields(headers)):
+        return None
+    return {name: item[1] for item in headers if len(item) == 2 and (name := _name(item)) is not None}
+
+
+def without_fields(headers: list[Any]) -> list[Any]:
+    """Headers without those that the propagator writes, whatever form these have."""
+    own = fields()
+    return [item for item in headers if _name(item) not in own]
+
+
+def _name(item: Any) -> str | None:
+    """The name of a header in lower case, if it can have one."""
+    name = item[0] if isinstance(item, (tuple, list)) and item else None
+    if isinstance(name, bytes):
+        name = name.decode("latin-1")
+    return name.lower() if isinstance(name, str) else None
+
+
 def well_formed(headers: Any) -> bool:
     """Whether the library will take these headers: if not, its own error must reach the application."""
     return isinstance(headers, list) and all(
         isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], bytes)
         for item in headers
     )
+
+
+def largest_record(config: dict[str, Any]) -> int:
+    """The size of the largest record that a producer takes, in bytes."""
+    largest: int = config["max_request_size"]
+    memory: int = config.get("buffer_memory", largest)  # until 2.0
+    return min(largest, memory)
+
+
+def largest_size(record: Any, headers: list[tuple[str, bytes]]) -> int:
+    """The size that a record may have when it is sent again with other headers, in bytes; it is hardly less."""
+    sizes = [len(name.encode()) + len(value) + _HEADER_OVERHEAD for name, value in headers]
+    return sum((_OVERHEAD, max(0, record.serialized_key_size), max(0, record.serialized_value_size), *sizes))
