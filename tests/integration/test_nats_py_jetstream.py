@@ -293,7 +293,7 @@ async def test_settling_is_an_event_or_a_span(connect, recorder, vocabulary, how
         assert settled[0].kind is trace.SpanKind.CLIENT
 
 
-async def test_settling_twice_is_the_librarys_error(connect, recorder):
+async def test_settling_twice_is_the_librarys_error_and_no_second_event(connect, recorder):
     from nats.errors import MsgAlreadyAckdError
 
     driver = await connect()
@@ -311,8 +311,46 @@ async def test_settling_twice_is_the_librarys_error(connect, recorder):
     await jetstream.publish(f"{name}.a")
     (span,) = await handled(recorder)
     assert len(errors) == 1
-    assert shape(span)["events"] == [("ack", {}), ("term", {"error.type": "nats.errors.MsgAlreadyAckdError"})]
+    assert shape(span)["events"] == [("ack", {})]
     assert span.status.status_code.name == "OK"
+
+
+SETTLED_BY_CALLBACK = {
+    "ack": [("ack", {})],
+    "ack_sync": [("ack", {})],
+    "nak with a delay": [("nak", {"messaging.settle.delay": 60.0})],
+    "term": [("term", {})],
+    "in_progress": [("in_progress", {}), ("ack", {})],  # that settles nothing: the library's is the settlement
+}
+
+
+@pytest.mark.parametrize("how", SETTLED_BY_CALLBACK)
+async def test_a_callback_that_settles_itself_has_settled_once(connect, recorder, vocabulary, how):
+    """Without `manual_ack` the library acknowledges after the callback, and swallows that it is too late."""
+    driver = await connect()
+    jetstream, name = await stream(driver, "a")
+    subject, settle = f"{name}.a", SETTLING[how][1]
+    await jetstream.subscribe(subject, cb=settle)
+    await jetstream.publish(subject, b"hello")
+    (span,) = await handled(recorder)
+    (published,) = recorder.producers(1)
+    guide = vocabulary == "guide"
+    assert shape(span) == {
+        "name": consume_name(vocabulary, subject),
+        "kind": "CONSUMER",
+        "parent": span_id(published),
+        "links": [] if guide else [span_id(published)],
+        "status": ("OK" if guide else "UNSET", None),
+        "attributes": {
+            **driver.consumed(vocabulary, subject, b"hello"),
+            "messaging.client.id": str(driver.client.client_id),
+            **also(span),
+        },
+        "events": SETTLED_BY_CALLBACK[how] if guide else [],
+    }
+    settled = [shape(found) for found in recorder.spans() if found.kind is trace.SpanKind.CLIENT]
+    told = [] if guide else [(f"{verb} {subject}", ("UNSET", None)) for verb, _ in SETTLED_BY_CALLBACK[how]]
+    assert [(found["name"], found["status"]) for found in settled] == told
 
 
 @pytest.mark.parametrize("method", ["ack", "ack_sync", "nak", "term", "in_progress"])

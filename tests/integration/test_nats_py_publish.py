@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.trace import NoOpTracerProvider
 
 from otel_messaging import NatsPyInstrumentor
-from tests.support.nats_py import VERSION, client, flushed, on_the_wire, outcome, server, traceparent
+from tests.support.nats_py import VERSION, client, flushed, fresh, on_the_wire, outcome, server, traceparent, twice
 from tests.support.recorder import shape, span_id, trace_id
 from tests.support.waiting import until
 
@@ -100,6 +100,19 @@ async def test_without_an_sdk_the_bytes_are_the_same(connect, arguments):
     assert traced == plain
 
 
+class Broken:
+    """Headers that raise an exception of their own."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __repr__(self):
+        return f"Broken({self.error.__name__})"
+
+    def items(self):
+        raise self.error("broken")
+
+
 BAD_HEADERS = [
     {"name": 1},
     {"name": None},
@@ -113,6 +126,16 @@ BAD_HEADERS = [
     [("a", "list")],
     "text",
     7,
+    [],
+    "",
+    (),
+    0,
+    False,
+    b"",
+    set(),
+    Broken(KeyError),
+    Broken(RuntimeError),
+    {"Traceparent": "their own", "bad name": "value"},
 ]
 
 
@@ -130,6 +153,49 @@ async def test_headers_that_the_library_refuses_are_refused_by_it(connect, recor
     else:
         assert (span.status.status_code.name, span.status.description) == ("ERROR", traced[1])
         assert span.attributes["error.type"].endswith(traced[0].__name__)
+
+
+CALLS = {
+    "request": lambda connection, subject, headers: connection.request(subject, timeout=0.1, headers=headers),
+    "old request": lambda connection, subject, headers: connection.request(subject, b"", 0.1, True, headers),
+    "js.publish": lambda connection, subject, headers: connection.jetstream().publish(subject, headers=headers),
+    "with a stream": lambda connection, subject, headers: connection.jetstream().publish(
+        subject, stream="none", headers=headers
+    ),
+    "js.publish_async": lambda connection, subject, headers: connection.jetstream().publish_async(
+        subject, headers=headers
+    ),
+}
+
+
+@pytest.mark.parametrize("call", [name for name in CALLS if VERSION >= (2, 8) or "async" not in name])
+@pytest.mark.parametrize("headers", BAD_HEADERS, ids=repr)
+async def test_headers_that_the_library_refuses_are_refused_by_it_in_every_call(
+    instrument, nats_address, headers, call
+):
+    async def scenario(connection):
+        subject = fresh()
+        commands = on_the_wire(connection)
+        found = await outcome(lambda: CALLS[call](connection, subject, headers))
+        if isinstance(found, asyncio.Future):
+            found = await outcome(lambda: asyncio.wait_for(found, 5))
+        return found, [command.split()[0] for command in commands if subject.encode() in command]
+
+    traced, plain = await twice(instrument, nats_address, scenario)
+    assert (traced[0], len(traced[1])) == (plain[0], len(plain[1]))
+
+
+@pytest.mark.parametrize("headers", [[], "", (), 0, False, b"", None, {}], ids=repr)
+async def test_a_reply_has_the_headers_of_its_request_whatever_they_are(instrument, nats_address, headers):
+    async def scenario(connection):
+        subscription, inbox = await connection.subscribe(fresh()), await connection.subscribe(fresh())
+        await connection.publish(subscription._subject, b"hello", inbox._subject)
+        message = await subscription.next_msg(5)
+        message.headers = headers
+        return await outcome(lambda: message.respond(b"answer"))
+
+    traced, plain = await twice(instrument, nats_address, scenario)
+    assert traced == plain
 
 
 @pytest.mark.parametrize("payload", [None, "text", 7, ["list"]], ids=repr)

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from otel_messaging import NatsPyInstrumentor
 from otel_messaging.nats_py import dead_letter
 from otel_messaging.nats_py.advisories import GIVEN_UP, given_up
-from tests.support.nats_py import client, server
+from tests.support.nats_py import client, on_the_wire, server
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until
 
@@ -103,14 +103,18 @@ async def test_the_connection_survives_a_message_as_large_as_it_may_be(instrumen
 
 
 @pytest.mark.parametrize("instrumented", [False, True])
-async def test_a_stream_that_finds_our_headers_too_large_gets_the_letter_without(connect, instrumented):
+async def test_a_stream_that_finds_our_headers_too_large_gets_the_next_letter_without(connect, instrumented):
     driver = await connect()
     if not instrumented:
         driver.instrumentor().uninstrument()
     jetstream, name = await stream(driver, "dead", max_msg_size=1000)
     listener = await driver.listen(driver.name())
     await driver.client.publish(listener.subject, b"x" * 900, headers={"tenant": "acme"})
-    acknowledgement = await dead_letter(await listener.next_msg(timeout=5), ERROR, jetstream, f"{name}.dead")
+    message, commands = await listener.next_msg(timeout=5), on_the_wire(driver.client)
+    with pytest.raises(APIError):
+        await dead_letter(message, ERROR, jetstream, f"{name}.dead")
+    assert sum(name.encode() in command for command in commands) == 1
+    acknowledgement = await dead_letter(message, ERROR, jetstream, f"{name}.dead")
     assert acknowledgement.seq == 1
     letter = await fetched(jetstream, f"{name}.dead")
     assert (letter.data, letter.headers["tenant"]) == (b"x" * 900, "acme")

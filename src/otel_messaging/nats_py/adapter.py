@@ -73,8 +73,8 @@ class Nats:
 
     def _settlement(self, verb: str, message: Any, details: v.Attributes, asked: Asked | None) -> Settlement | None:
         context = self.telemetry.context()
-        if context is None or not message.reply:
-            return None
+        if context is None or not message.reply or (message._ackd and verb != "in_progress"):
+            return None  # a message is settled once: the library says so itself, or swallows it after a callback
         delivery = self.telemetry.current_delivery(context)
         while delivery is not None and not delivery.handles(message):
             delivery = delivery.before()[1]  # one may be pulled while another is handled

@@ -16,6 +16,7 @@ from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import find
 
 from .advisories import GIVEN_UP, given_up
+from .limits import limits_of, size_of
 from .reading import DELIVERED, describe, fold, number, split_reply, stored
 from .telling import acknowledged
 
@@ -32,21 +33,12 @@ if TYPE_CHECKING:
     from .adapter import Nats
     from .pulling import Asked
     from .stores import Watched
-    from .telling import Sent
 
 
-_HEADER_OVERHEAD = len("NATS/1.0\r\n\r\n")
 _PORTS = {"ws": 80, "wss": 443}  # where the address names none; to others the library adds one
 _USUAL = {"traceparent"}
 _ROOM = 100  # bytes that this alone takes, and some
-_LINE_OVERHEAD = len(": \r\n")
 _UNANSWERED = Failure("nats.errors.ConnectionClosedError", "closed before the stream has acknowledged the message")
-
-
-def size_of(payload: Any, headers: Mapping[str, Any]) -> int:
-    """How many bytes a message with headers is to the server."""
-    lines = (len(name) + len(str(value).encode()) + _LINE_OVERHEAD for name, value in headers.items())
-    return len(payload) + _HEADER_OVERHEAD + sum(lines)
 
 
 class Client:
@@ -63,7 +55,8 @@ class Client:
         """What gave the messages that were pulled and are handled now, by their ids."""
         self.watched: WeakSet[Watched] = WeakSet()
         """Watchers of stores, each of which may be handling an update."""
-        self._refused: Cache[str, int] = Cache()
+        self.limits = limits_of(client)
+        """What its streams have refused."""
         self._prefix: Any = None
         self._silent: tuple[str, ...] = ("$",)
         self._server: Any = None
@@ -87,7 +80,12 @@ class Client:
             if error is None and future.done():
                 # `exception()` would mark it as seen, and asyncio logs those that nobody has seen.
                 error = CancelledError() if future.cancelled() else getattr(future, "_exception", None)
-                facts = acknowledged(future.result())[1] if error is None else ()
+                if error is None:
+                    acknowledgement = future.result()
+                    facts = acknowledged(acknowledgement)[1]
+                    if self.limits.sizes:
+                        subject, size = publication.sent
+                        self.limits.accepted(subject, size, acknowledgement.stream)
         except Exception as failure:
             report("JetStreamContext.publish_async", failure)
         finally:
@@ -134,35 +132,37 @@ class Client:
             facts = (*facts, (v.NATS_SUBJECT, subject))
             operation = self.telemetry.operation(v.PUBLISH, verb, v.Destination(subject), facts)
             self._publishes.put((verb, subject), operation)
-        folded = fold(headers) if headers else None
+        folded = None if headers is None else fold(headers)
         return self.telemetry.publish(operation, describe(payload, folded), folded, context)
 
-    def add(self, subject: str, headers: Any, carrier: Mapping[str, str], payload: Any) -> Any:
+    def add(self, subject: str, headers: Any, carrier: Mapping[str, str], payload: Any, is_stored: bool = False) -> Any:
         """The headers with a context in them, in a new dictionary; as they are where that would do harm.
 
         A server without headers closes the connection on any, and so does every server on a message that crosses its
         limit with its headers, which the client does not check.
+
+        Args:
+            subject: where to.
+            headers: the application's.
+            carrier: the context.
+            payload: what.
+            is_stored: whether a stream will answer.
         """
         if not self._client._server_info.get("headers"):
             return headers
-        ours = fields()
         try:
             limit = self._client._max_payload
-            if self._refused:
-                limit = min(limit, self._refused.get(subject, limit + 1) - 1)
-            if not headers and carrier.keys() == _USUAL and len(payload) + _ROOM <= limit:
+            if self.limits.sizes:
+                limit = self.limits.lower(limit, subject, is_stored)
+            if headers is None and carrier.keys() == _USUAL and len(payload) + _ROOM <= limit:
                 return carrier
-            sent = {name: value for name, value in headers.items() if name.lower() not in ours} if headers else {}
+            ours = fields()
+            others = () if headers is None else headers.items()
+            sent = {name: value for name, value in others if name.lower() not in ours}
             sent.update(carrier)
-            size = size_of(payload, sent)
-        except (AttributeError, TypeError, ValueError):
+            return sent if size_of(payload, sent) <= limit else headers
+        except Exception:
             return headers  # the library says itself what is wrong with them
-        return sent if size <= limit else headers
-
-    def learn(self, sent: Sent) -> None:
-        """A stream has refused a message for its size. No context will make others of its subject as large."""
-        size = size_of(sent.payload, sent.carrying)
-        self._refused.put(sent.subject, min(size, self._refused.get(sent.subject, size)))
 
     def deliveries(self, subject: str, queue: str, action: v.Action = v.DELIVER) -> Deliveries:
         """What is the same for all messages of a subscription that come the same way."""

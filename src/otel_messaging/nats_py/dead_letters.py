@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.propagation import as_text
-from otel_messaging.core.safety import report
+from otel_messaging.core.safety import guard, report
 from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
 
+from .limits import is_too_large, limits_of, size_of
 from .messages import is_message
-from .publishing import is_too_large
 from .reading import DELIVERED, fold, split_reply
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _ORDER = "nats-"
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_LINE = len(": \r\n")
 _ROOM = 200  # bytes, for a context
 
 
@@ -41,7 +40,8 @@ async def dead_letter(
     stream has it, ``dead-letter-error-type`` and ``dead-letter-error``, in place of any that were there. Headers that
     order a server about have another name: ``Nats-Msg-Id``, by which a stream would take the message for a duplicate,
     becomes ``dead-letter-original-nats-msg-id``, and so do all that begin with ``Nats-``. Servers without headers get
-    none, and a message that would be too large goes without ours.
+    none, and a message that would be too large for the server goes without ours. What a stream allows is learnt when it
+    refuses a message: that raises, and later ones to the same stream go without ours where they would be as large.
 
     The message's span gets an event ``send_to_dead_letter``; the new one is its child and linked to the original.
 
@@ -63,9 +63,15 @@ async def dead_letter(
     expect(message, is_message(message), "a Msg or a RawStreamMsg of nats-py")
     expect(publisher, hasattr(publisher, "publish"), "a Client or a JetStreamContext after message and error")
     headers = _sendable(message.headers)
-    letters = _letters(message, error, publisher, headers)
+    kept = {name: text for name, text in headers.items() if not name.lower().startswith((_ORDER, PREFIX))}
+    told, data = _told(message, error, publisher, subject, headers, kept), message.data or b""
     with DeadLetter("nats_py", "nats", message.subject, fold(headers), error, _concerns(message)) as letter:
-        result = await _send(publisher, subject, message.data or b"", letters, options)
+        try:
+            result = await publisher.publish(subject, data, headers=told or None, **options)
+        except Exception as failure:
+            if is_too_large(failure):
+                guard("dead_letter", _learn, publisher, subject, size_of(data, kept))
+            raise
         letter.sent()
     return result
 
@@ -76,18 +82,10 @@ def _sendable(headers: Any) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text is not None and _NAME.fullmatch(name)}
 
 
-async def _send(publisher: Any, subject: str, data: Any, letters: list[Any], options: dict[str, Any]) -> Any:
-    try:
-        return await publisher.publish(subject, data, headers=letters[0], **options)
-    except Exception as error:
-        if letters[0] is letters[-1] or not is_too_large(error):
-            raise
-    return await publisher.publish(subject, data, headers=letters[-1], **options)
-
-
-def _letters(message: Any, error: BaseException, publisher: Any, headers: dict[str, str]) -> list[Any]:
-    """The headers to send, and those to send if they are too large."""
-    kept = {name: text for name, text in headers.items() if not name.lower().startswith((_ORDER, PREFIX))}
+def _told(
+    message: Any, error: BaseException, publisher: Any, subject: str, headers: dict[str, str], kept: dict[str, str]
+) -> dict[str, str]:
+    """The headers to send: those that are kept, and ours where they do no harm."""
     try:
         orders = {name.lower(): text for name, text in headers.items() if name.lower().startswith(_ORDER)}
         told = {
@@ -97,11 +95,11 @@ def _letters(message: Any, error: BaseException, publisher: Any, headers: dict[s
             **_origin(message),
             **reasons(error, "ascii"),
         }
-        if _fits(getattr(publisher, "_nc", publisher), told, message.data):
-            return [told, kept or None]
+        if _fits(publisher, subject, size_of(message.data or b"", told)):
+            return told
     except Exception as failure:
         report("dead_letter", failure)
-    return [kept or None]
+    return kept
 
 
 def _origin(message: Any) -> dict[str, str]:
@@ -114,13 +112,19 @@ def _origin(message: Any) -> dict[str, str]:
     return {ORIGINAL + name: str(value) for name, value in found.items() if value is not None}
 
 
-def _fits(client: Any, headers: dict[str, str], data: Any) -> bool:
-    """Whether a server takes headers at all, and these: what is too large closes the connection for good."""
+def _fits(publisher: Any, subject: str, size: int) -> bool:
+    """Whether a server takes headers at all, and so many: what is too large closes the connection for good."""
+    client = getattr(publisher, "_nc", publisher)
     server, limit = getattr(client, "_server_info", None), getattr(client, "_max_payload", None)
     if not isinstance(server, dict) or not isinstance(limit, int):
         return True  # what stands for a client, in a test
-    size = len(data or b"") + sum(len(name) + len(text.encode()) + _LINE for name, text in headers.items())
-    return bool(server.get("headers")) and size + _ROOM <= limit
+    if not server.get("headers") or size + _ROOM > limit:
+        return False
+    return size <= limits_of(client).lower(limit, subject, publisher is not client)
+
+
+def _learn(publisher: Any, subject: str, size: int) -> None:
+    limits_of(getattr(publisher, "_nc", publisher)).refused(subject, size)
 
 
 def _concerns(message: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from otel_messaging.core.safety import report
+from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import find
 
+from .limits import is_too_large, limits_of, size_of
 from .services import replied
 from .telling import NOTHING, Told, acknowledged, here, inherited, tell, telling
 
@@ -17,9 +19,7 @@ if TYPE_CHECKING:
     from otel_messaging.core.operations import Publication
 
     from .adapter import Nats
-    from .telling import Sent
-
-_TOO_LARGE = 10054  # JetStream's code for a message that crosses the limit of its stream
+    from .limits import Limits
 
 
 def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,16 +74,20 @@ def wrap_request(nats: Nats, request: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        publication = None
+        publication = told = None
         try:
-            if inherited() is None:
+            told = here()
+            if told is None:
                 others = {"timeout": timeout, "old_style": old_style, **kwargs}
                 arguments = {"subject": subject, "payload": payload, "headers": headers, **others}
                 publication = nats.begin("request", self, self, subject, payload, headers, arguments)
         except Exception as error:
             report("Client.request", error)
         call = partial(request, self, subject, payload, timeout, old_style, headers, *args, **kwargs)
-        return await tell(publication, call, replied)
+        if told is None:
+            return await tell(publication, call, replied)
+        told.answer = answer = await call()
+        return answer
 
     return wrapper
 
@@ -116,37 +120,36 @@ def wrap_jetstream_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[
     ) -> Any:
         publication = _begin(nats, self, subject, payload, stream, headers, {"timeout": timeout, **kwargs})
         call = partial(publish, self, subject, payload, timeout, stream, headers, *args, **kwargs)
-        return await tell(publication, partial(_fit, self._nc, call), acknowledged)
+        call = partial(_learn, self._nc, call, subject, payload, headers)
+        return await tell(publication, call, acknowledged)
 
     return wrapper
 
 
-async def _fit(connection: Any, call: Callable[[], Any]) -> Any:
-    """Make a call whose message a stream refuses if it is too large: with a context in it, it is sent again without.
-
-    The stream has neither stored the first one nor noted its id.
-    """
-    try:
+async def _learn(connection: Any, call: Callable[[], Any], subject: Any, payload: Any, headers: Any) -> Any:
+    """Make a call that a stream answers, and learn from the answer how large a message may be."""
+    told = here()
+    if told is None:
         return await call()
+    told.stored = True
+    try:
+        acknowledgement = await call()
     except Exception as error:
-        told = telling.get()
-        sent = told.sent if told is not None and is_too_large(error) else None
-        if told is None or sent is None or sent.carrying is sent.headers:
-            raise
-        told.carrier = NOTHING
-        _learn(connection, sent)
-    return await call()
-
-
-def is_too_large(error: Exception) -> bool:
-    """Whether a stream has refused a message for its size, and not stored it."""
-    return getattr(error, "err_code", None) == _TOO_LARGE
-
-
-def _learn(connection: Any, sent: Sent) -> None:
+        if is_too_large(error):
+            guard("JetStreamContext.publish", _refused, connection, subject, (payload, headers), told.answer)
+        raise
     state = find(connection)
-    if state is not None:
-        state.learn(sent)
+    if state is not None and state.limits.sizes:
+        guard("JetStreamContext.publish", _accepted, state.limits, subject, (payload, headers), acknowledgement)
+    return acknowledgement
+
+
+def _refused(connection: Any, subject: str, message: tuple[Any, Any], reply: Any) -> None:
+    limits_of(connection).refused(subject, size_of(*message), json.loads(reply.data).get("stream"))
+
+
+def _accepted(limits: Limits, subject: str, message: tuple[Any, Any], acknowledgement: Any) -> None:
+    limits.accepted(subject, size_of(*message), acknowledgement.stream)
 
 
 def wrap_publish_async(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,16 +169,16 @@ def wrap_publish_async(nats: Nats, publish: Callable[..., Any]) -> Callable[...,
         if publication is None:
             return await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
         told = Told(publication.carrier)
+        told.stored = True
         try:
             future = await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
         except BaseException as error:
             publication.end(error)
             raise
         finally:
-            sent = told.sent
             told.end()
         try:
-            publication.sent = sent.kept() if sent is not None else None
+            publication.sent = (subject, size_of(payload, headers))
             nats.client(self._nc).awaits(future, publication)
         except Exception as error:
             publication.end()
@@ -192,39 +195,19 @@ def wrap_async_reply(_nats: Nats, handle_reply: Callable[..., Any]) -> Callable[
         try:
             return await handle_reply(self, msg)
         except Exception as error:
-            if not await _mended(self, msg, error):
-                raise
+            guard("JetStreamContext.publish_async", _fail, self, msg, error)
+            raise
 
     return wrapper
 
 
-async def _mended(jetstream: Any, reply: Any, error: Exception) -> bool:
-    """Whether a message was sent again that a stream has refused. If not, its span tells of that."""
-    try:
-        state = find(jetstream._nc)
-        future = jetstream._publish_async_futures.get(reply.subject.rpartition(".")[2])
-        publication = state.unanswered.get(future) if state is not None else None
-        if publication is None:
-            return False
-        if is_too_large(error) and await _sent_again(jetstream._nc, publication, reply.subject):
-            return True
+def _fail(jetstream: Any, reply: Any, error: Exception) -> None:
+    """A stream has refused a message."""
+    state = find(jetstream._nc)
+    future = jetstream._publish_async_futures.get(reply.subject.rpartition(".")[2])
+    publication = state.unanswered.get(future) if state is not None else None
+    if publication is not None:
+        if is_too_large(error):
+            subject, size = publication.sent
+            state.limits.refused(subject, size, json.loads(reply.data).get("stream"))
         state.answered(future, error)
-    except Exception as failure:
-        report("JetStreamContext.publish_async", failure)
-    return False
-
-
-async def _sent_again(connection: Any, publication: Publication, inbox: str) -> bool:
-    """Whether a message that a stream has found too large was sent again without a context, for it to answer again."""
-    sent, publication.sent = publication.sent, None
-    if sent is None:
-        return False
-    _learn(connection, sent)
-    told = Told(NOTHING)
-    try:
-        await connection.publish(sent.subject, sent.payload, inbox, sent.headers)
-    except Exception:
-        return False
-    finally:
-        told.end()
-    return True

@@ -39,11 +39,9 @@ def identify(reply: str | None, headers: dict[str, Any]) -> v.Facts:
 
 def fold(headers: Any) -> dict[str, Any] | None:
     """Headers with their names in lower case; None where there are none, or they are not what the library takes."""
-    if not headers:
-        return None
     try:
-        return {name.lower(): value for name, value in headers.items()}
-    except (AttributeError, TypeError, ValueError):
+        return {name.lower(): value for name, value in headers.items()} if headers else None
+    except Exception:
         return None
 
 
@@ -55,7 +53,7 @@ def sendable(headers: Any) -> Any:
     try:
         ours = fields()
         refused = {name for name, value in headers.items() if isinstance(value, list) and name.lower() in ours}
-    except (AttributeError, TypeError, ValueError):
+    except Exception:
         return headers  # the library says itself what is wrong with them
     return {name: value for name, value in headers.items() if name not in refused} or None if refused else headers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import current_task
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.operations import Failure
@@ -24,36 +24,21 @@ NOTHING: dict[str, Any] = {}
 Outcome = tuple[Failure | None, v.Facts]
 
 
-class Sent(NamedTuple):
-    """A message that was published with a context in it."""
-
-    subject: str
-    payload: Any
-    headers: Any
-    """As the library has made them."""
-    carrying: Any
-    """The same with the context in them; the very same where that would have done harm."""
-
-    def kept(self) -> Sent | None:
-        """What may have to be sent again, whatever the application does with its objects from now on."""
-        if self.carrying is self.headers:
-            return None
-        return self._replace(payload=bytes(self.payload), headers=dict(self.headers) if self.headers else self.headers)
-
-
 class Told:
     """A call that publishes inside what is told of already, or is not told of at all.
 
     Attributes:
         carrier: the headers to add to what it publishes.
-        sent: what it has published last, if there were headers to add.
+        stored: whether a stream will answer that.
+        answer: what was answered last.
     """
 
-    __slots__ = ("_task", "carrier", "sent")
+    __slots__ = ("_task", "answer", "carrier", "stored")
 
     def __init__(self, carrier: Mapping[str, str]) -> None:
         self.carrier = carrier
-        self.sent: Sent | None = None
+        self.stored = False
+        self.answer: Any = None
         self._task: Any = current_task()
         telling.set(self)
 
@@ -62,9 +47,7 @@ class Told:
         carrier = self.carries(subject)
         if not carrier:
             return sendable(headers) if headers else headers
-        sent = client.add(subject, headers, carrier, payload)
-        self.sent = Sent(subject, payload, headers, sent)
-        return sent
+        return client.add(subject, headers, carrier, payload, self.stored)
 
     def carries(self, _subject: str) -> Mapping[str, str]:
         """The headers to add to what it publishes to a subject."""
@@ -72,7 +55,7 @@ class Told:
 
     def end(self) -> None:
         """The call has returned. Tasks and timers that were made meanwhile keep this, and no more than this."""
-        self._task = self.sent = None
+        self._task = self.answer = None
         if telling.get() is self:  # by value: a coroutine may be closed in another context than it ran in
             telling.set(None)
 
