@@ -7,6 +7,7 @@ import threading
 import warnings
 
 import pytest
+from opentelemetry.trace import INVALID_SPAN
 
 from otel_messaging.core import vocabulary as v
 
@@ -14,13 +15,14 @@ FACTS = ((v.SYSTEM, "kafka"),)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_hands_over_what_it_counts_though_a_thread_was_counting_at_the_fork(desk):
+def test_a_child_hands_over_what_it_counts_though_a_thread_was_counting_at_the_fork(desk, recorder):
     office = desk()
     (metrics,) = office.operation(v.PUBLISH, "send", facts=FACTS).metrics
+    ledger = office.telemetry._metrics._ledger
     holding, done = threading.Event(), threading.Event()
 
     def hold():
-        with metrics._tally._lock:
+        with ledger._flushing:
             holding.set()
             done.wait(10)
 
@@ -32,9 +34,9 @@ def test_a_child_hands_over_what_it_counts_though_a_thread_was_counting_at_the_f
         child = os.fork()
     if child == 0:
         threading.Timer(5, os._exit, (1,)).start()
-        metrics.record(0.25, 1, None)
-        metrics._tally.flush()
-        os._exit(0)
+        metrics.record(0.25, 1, None, INVALID_SPAN)
+        counted = [value for _, value in recorder.metrics()["messaging.messages.produced"]]
+        os._exit(0 if counted == [1] else 2)
     _, status = os.waitpid(child, 0)
     done.set()
     thread.join()

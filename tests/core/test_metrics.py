@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+from opentelemetry.trace import INVALID_SPAN
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.settings import Settings
@@ -36,7 +37,7 @@ def work(office):
 
 def record(office, action, verb, name="orders", count=1, error=None, **destination):
     for metrics in office.operation(action, verb, name, FACTS, **destination).metrics:
-        metrics.record(0.25, count, error)
+        metrics.record(0.25, count, error, INVALID_SPAN)
 
 
 def values(recorder, name):
@@ -126,7 +127,7 @@ def test_threads_lose_no_count(desk, recorder):
 
     def count():
         for _ in range(2000):
-            metrics.record(0.0, 1, None)
+            metrics.record(0.0, 1, None, INVALID_SPAN)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:

@@ -5,25 +5,61 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from opentelemetry import metrics
+from opentelemetry.context import Context
 from opentelemetry.metrics import Observation
+from opentelemetry.metrics import _internal as meters
+from opentelemetry.trace import INVALID_SPAN
 
-from . import safety
+from otel_messaging._version import __version__
+
+from . import forking, safety
 from . import vocabulary as v
-from .cache import LIMIT
+from .contexts import SPAN
 from .finalizers import end_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter
+    from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider
+    from opentelemetry.trace import Span
 
 Item = TypeVar("Item")
-_Left = tuple["Counter", int, v.Attributes]
 _Weak = weakref.WeakKeyDictionary[Item, None]
 _generation = itertools.count()
+_NOWHERE = Context({SPAN: INVALID_SPAN})
+"""No span, in a context that is not empty: the SDK takes an empty one for none, and would look at the current one."""
+_PATIENCE = 1.0
+"""How long a collection waits for another one, in seconds. The other may be below it, where a signal has broken in."""
+
+
+class _Instrument(NamedTuple):
+    unit: str
+    description: str
+    buckets: tuple[float, ...] | None = None
+
+
+_COUNTERS = {
+    v.PRODUCED: _Instrument("{message}", "Messages that were published"),
+    v.CONSUMED: _Instrument("{message}", "Messages delivered to the application"),
+    v.CLIENT_SENT: _Instrument("{message}", "Messages that a producer attempted to send"),
+    v.CLIENT_CONSUMED: _Instrument("{message}", "Messages delivered to the application"),
+    v.RETRIED: _Instrument("{retry}", "Times that handling a message was tried again"),
+    v.DEAD_LETTERED: _Instrument("{message}", "Messages put aside as dead letters"),
+}
+_HISTOGRAMS = {
+    v.PROCESSING_DURATION: _Instrument("ms", "How long the application handled a message", v.MILLISECONDS_BUCKETS),
+    v.CLIENT_DURATION: _Instrument(
+        "s", "Duration of a messaging operation of a producer or consumer client", v.SECONDS_BUCKETS
+    ),
+    v.PROCESS_DURATION: _Instrument("s", "Duration of processing a message", v.SECONDS_BUCKETS),
+    v.QUEUE_DURATION: _Instrument("s", "How long messages had waited at the broker", v.SECONDS_BUCKETS),
+}
+_SENT = {"guide": v.PRODUCED, "semconv": v.CLIENT_SENT}
+_CONSUMED = {"guide": v.CONSUMED, "semconv": v.CLIENT_CONSUMED}
+_HANDLED = {"guide": v.PROCESSING_DURATION, "semconv": v.PROCESS_DURATION}
 
 
 def _alive(items: _Weak[Item]) -> list[Item]:
@@ -32,7 +68,7 @@ def _alive(items: _Weak[Item]) -> list[Item]:
 
 
 class Metrics:
-    """The instruments of the guide, of the conventions, or of both.
+    """What one instrumenting counts and times, under the names of the guide, of the conventions, or of both.
 
     Args:
         meter: where the instruments are made.
@@ -40,56 +76,49 @@ class Metrics:
     """
 
     def __init__(self, meter: Meter, vocabulary: v.Vocabulary) -> None:
-        self._guide = _Guide(meter) if vocabulary.guide else None
-        self._semconv = _Semconv(meter) if vocabulary.semconv else None
-        self._tallies: _Weak[_Tally] = weakref.WeakKeyDictionary()
-        self._left: deque[_Left] = deque()
+        self._ledger = _ledger_of(meter)
         self._names = vocabulary
-        self._queue_duration = meter.create_histogram(
-            v.QUEUE_DURATION,
-            "s",
-            "How long messages had waited at the broker",
-            explicit_bucket_boundaries_advisory=v.SECONDS_BUCKETS,
-        )
-        self._counters = {
-            v.RETRIED: meter.create_counter(v.RETRIED, "{retry}", "Times that handling a message was tried again"),
-            v.DEAD_LETTERED: meter.create_counter(v.DEAD_LETTERED, "{message}", "Messages put aside as dead letters"),
-        }
-        self._lags = _lags_of(meter)
-        # Never exported, since it never has a value: its callback is how one learns that metrics are being collected.
-        # Each instrumenting has a name of its own, because a meter keeps the first callback for a name.
-        name = f"otel_messaging.collecting.{next(_generation)}"
-        meter.create_observable_gauge(name, [self._collect], description="Not exported")
+        self._modes = [
+            (mode, v.Vocabulary(mode))
+            for mode, chosen in (("guide", vocabulary.guide), ("semconv", vocabulary.semconv))
+            if chosen
+        ]
+        for mode, _ in self._modes:  # at once: a provider that is set later finds them
+            for action in (v.PUBLISH, v.DELIVER, v.RECEIVE):
+                self._ledger.provide(*_chosen(mode, action))
+        self._ledger.provide(v.RETRIED, v.QUEUE_DURATION)
+        self._ledger.provide(v.DEAD_LETTERED, None)
 
     def operation(
         self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts
     ) -> tuple[OperationMetrics, ...]:
         """What to record each time an operation has ended."""
-        if len(self._left) >= LIMIT:
-            self._hand_over()
-        made = []
-        for instruments in (self._guide, self._semconv):
-            if instruments is not None:
-                attributes = instruments.names.metric_attributes(action, verb, destination, facts)
-                counter, duration, factor = instruments.choose(action)
-                tally = _Tally(counter, attributes, self._left) if counter is not None else None
-                if tally is not None:
-                    self._tallies[tally] = None
-                made.append(OperationMetrics(tally, duration, factor, instruments.timed(action, attributes)))
+        made, ledger = [], self._ledger
+        for mode, names in self._modes:
+            counter, duration = _chosen(mode, action)
+            attributes = names.metric_attributes(action, verb, destination, facts)
+            tally = None if counter is None else ledger.tally(counter, attributes)
+            if mode == "semconv" and action not in v.HANDLING:  # there, and on nothing else
+                attributes = names.write(attributes.copy(), ((v.OPERATION_TYPE, action.type or None),))
+            timer = None if duration is None else ledger.histogram(duration)
+            if tally is not None or timer is not None:
+                factor = 1000.0 if duration == v.PROCESSING_DURATION else 1.0
+                made.append(OperationMetrics(tally, timer, factor, attributes))
         return tuple(made)
 
     def waiting(
         self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts
     ) -> tuple[Histogram, v.Attributes]:
         """Where to record how long the messages of an operation have waited, in seconds."""
-        return self._queue_duration, self._names.metric_attributes(action, verb, destination, facts)
+        attributes = self._names.metric_attributes(action, verb, destination, facts)
+        return self._ledger.histogram(v.QUEUE_DURATION), attributes
 
     def count(self, name: str, destination: v.Destination, facts: v.Facts, error_type: str | None) -> None:
         """Count what became of one message that could not be handled."""
         attributes = self._names.metric_attributes(v.PROCESS, "process", destination, facts)
         if error_type is not None:
             attributes[v.ERROR_TYPE] = error_type
-        self._counters[name].add(1, attributes)
+        self._ledger.counter(name).add(1, attributes)
 
     def lag(self, facts: v.Facts, holds: Callable[[], bool] | None = None) -> Lag:
         """A new gauge of messages that wait behind those delivered.
@@ -99,35 +128,146 @@ class Metrics:
             holds: whether the consumer still has what they wait for; always if None.
         """
         made = Lag(self._names.write({}, facts), holds)
-        self._lags[made] = None
+        self._ledger.lags[made] = None
         return made
+
+    def close(self) -> None:
+        """Hand over what was counted. What is on its way still is counted when it ends, and its lag not known."""
+        self._ledger.forget_lags()
+        self._ledger.flush()
+
+
+def _chosen(mode: str, action: v.Action) -> tuple[str | None, str | None]:
+    """The counter and the histogram of an action in a vocabulary."""
+    counters = {v.PUBLISH: _SENT[mode], v.DELIVER: _CONSUMED[mode], v.RECEIVE: _CONSUMED[mode]}
+    elsewhere = v.CLIENT_DURATION if mode == "semconv" else None
+    return counters.get(action), _HANDLED[mode] if action in v.HANDLING else elsewhere
+
+
+class _Ledger:
+    """What is kept for a meter, however often its library is instrumented: instruments, what they count, and lags.
+
+    The SDK has its one callback of ours, and so keeps this as long as it collects metrics.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.lags: _Weak[Lag] = weakref.WeakKeyDictionary()
+        self._counters: dict[str, Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+        self._tallies: dict[tuple[Any, ...], _Tally] = {}
+        self._flushing = threading.Lock()
+        # Never exported, since it never has a value: its callback is how one learns that metrics are being collected.
+        # Its name is its own, because the SDK keeps the first callback for a name, whatever meter it was given to.
+        name = f"otel_messaging.collecting.{next(_generation)}"
+        meter.create_observable_gauge(name, [self._collect], description="Not exported")
+        meter.create_observable_gauge(
+            v.CONSUMER_LAG, [self._observe], "{message}", "Messages waiting behind the one delivered last"
+        )
+        forking.watch(self)
+
+    def provide(self, counter: str | None, histogram: str | None) -> None:
+        """Make instruments that will be used."""
+        if counter is not None:
+            self.counter(counter)
+        if histogram is not None:
+            self.histogram(histogram)
+
+    def counter(self, name: str) -> Counter:
+        """The counter of a name."""
+        found = self._counters.get(name)
+        if found is None:
+            unit, description, _ = _COUNTERS[name]
+            found = self._counters[name] = self.meter.create_counter(name, unit, description)
+        return found
+
+    def histogram(self, name: str) -> Histogram:
+        """The histogram of a name."""
+        found = self._histograms.get(name)
+        if found is None:
+            unit, description, buckets = _HISTOGRAMS[name]
+            found = self.meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=buckets)
+            self._histograms[name] = found
+        return found
+
+    def tally(self, counter: str, attributes: v.Attributes) -> _Tally:
+        """What counts for a counter with these attributes, for all operations that have them."""
+        key = (counter, *sorted(attributes.items()))
+        found = self._tallies.get(key)
+        return found or self._tallies.setdefault(key, _Tally(self.counter(counter), attributes))
 
     def flush(self) -> None:
         """Hand over what was counted."""
-        self._hand_over()
-        for tally in _alive(self._tallies):
-            tally.flush()
+        if not self._flushing.acquire(timeout=_PATIENCE):
+            return  # it is not lost: the next collection has it
+        try:
+            for tally in self._tallies.copy().values():
+                tally.flush()
+        finally:
+            self._flushing.release()
+
+    def forget_lags(self) -> None:
+        """How many messages wait is not known any more."""
+        for lag in _alive(self.lags):
+            lag.value = None
+        self.lags.clear()
 
     def disown(self) -> None:
         """In a forked child: what was counted, and what waits, is for the parent to tell."""
-        self._left.clear()
-        for tally in _alive(self._tallies):
+        self._flushing = threading.Lock()
+        for tally in self._tallies.copy().values():
             tally.start()
-        for lag in _alive(self._lags):
+        for lag in _alive(self.lags):
             lag.value = None
-
-    def _hand_over(self) -> None:
-        while self._left:
-            counter, number, attributes = self._left.popleft()
-            counter.add(number, attributes)
 
     def _collect(self, _options: CallbackOptions) -> Iterable[Observation]:
         try:
             end_aside()
             self.flush()
-        except Exception as error:
+        except safety.MISTAKES as error:
             safety.report("counting messages", error)
         return ()
+
+    def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
+        return [observation for lag in _alive(self.lags) for observation in lag.observe()]
+
+
+_ledgers: weakref.WeakKeyDictionary[Meter, weakref.ref[_Ledger]] = weakref.WeakKeyDictionary()
+_unset: dict[tuple[str, str | None], Meter] = {}
+"""The meters of whoever was instrumented before there was a provider. The API keeps each for ever, too."""
+
+
+def meter_of(scope: str, provider: MeterProvider | None, schema_url: str | None) -> Meter:
+    """The meter of a scope: the same one for everybody who asks while there is no provider.
+
+    Args:
+        scope: the name of the instrumentation scope.
+        provider: what makes meters; the global one if None.
+        schema_url: of the vocabulary in force.
+    """
+    known = _unset.get((scope, schema_url)) if provider is None and _is_unset() else None
+    if known is None:
+        known = metrics.get_meter(scope, __version__, provider, schema_url)
+        if provider is None and _is_unset():
+            _unset[scope, schema_url] = known
+    return known
+
+
+def _is_unset() -> bool:
+    return getattr(meters, "_METER_PROVIDER", 0) is None
+
+
+def _ledger_of(meter: Meter) -> _Ledger:
+    """What is kept for a meter, also if it was known before its provider was, as one that stands for it."""
+    for known in list(_ledgers.keyrefs()):
+        found = known()
+        if found is not None and (found is meter or getattr(found, "_real_meter", None) is meter):
+            ledger = _ledgers[found]()
+            if ledger is not None:
+                return ledger
+    made = _Ledger(meter)
+    _ledgers[meter] = weakref.ref(made)
+    return made
 
 
 class Lag:
@@ -152,75 +292,51 @@ class Lag:
         """The number, as the SDK wants it. What was lost has none, until something comes from there again."""
         if self._holds is not None and not self._holds():
             self.value = None
-        return [] if self.value is None else [Observation(self.value, self.attributes)]
-
-
-_lags: weakref.WeakKeyDictionary[Meter, _Weak[Lag]] = weakref.WeakKeyDictionary()
-
-
-def _lags_of(meter: Meter) -> _Weak[Lag]:
-    """The gauges of a meter, which keeps the first callback for a name and so is given just one."""
-    lags = _lags.get(meter)
-    if lags is None:
-        lags = _lags[meter] = weakref.WeakKeyDictionary()
-
-        def observe(_options: CallbackOptions) -> Iterable[Observation]:
-            return [observation for lag in _alive(lags) for observation in lag.observe()]
-
-        meter.create_observable_gauge(
-            v.CONSUMER_LAG, [observe], "{message}", "Messages waiting behind the one delivered last"
-        )
-    return lags
+        return [] if self.value is None else [Observation(self.value, self.attributes, _NOWHERE)]
 
 
 class _Tally:
     """Counts messages for a counter, which costs a hundred times as much as this does.
 
-    What was counted is handed over when metrics are collected, and when the operation that counts is forgotten.
+    What was counted is handed over when metrics are collected. Nothing else is done to it: it lasts as long as the
+    counter, and needs no end.
     """
 
-    __slots__ = ("__weakref__", "_attributes", "_counter", "_given", "_left", "_lock", "_looks", "add")
+    __slots__ = ("_attributes", "_counter", "_given", "_looks", "_next", "add")
 
-    def __init__(self, counter: Counter, attributes: v.Attributes, left: deque[_Left]) -> None:
+    def __init__(self, counter: Counter, attributes: v.Attributes) -> None:
         self._counter = counter
         self._attributes = attributes
-        self._left = left
         self.start()
 
     def start(self) -> None:
-        """Count from nought, and wait for nobody: a forked child has the locks of threads that it has not."""
+        """Count from nought."""
         self._looks = 0
         self._given = 0
-        self._lock = threading.Lock()
-        self.add = itertools.count().__next__
+        self._next = itertools.count().__next__
+        self.add: Callable[[], object] = self._first
         """Count one. Atomic, which adding to a number is not."""
 
-    def count(self, number: int, error_type: str | None) -> None:
-        """Count messages that are counted together, or that failed."""
+    def _first(self) -> None:
+        """Count one, and let the series begin: at the first message, not when metrics are first collected."""
+        self.add = self._next
+        self.add()
+        self._counter.add(0, self._attributes, _NOWHERE)
+
+    def count(self, number: int, error_type: str | None, context: Context) -> None:
+        """Count messages that are counted together, or that failed, in the context of their span."""
         attributes = self._attributes if error_type is None else {**self._attributes, v.ERROR_TYPE: error_type}
-        self._counter.add(number, attributes)
+        self._counter.add(number, attributes, context)
 
     def flush(self) -> None:
-        """Hand over what was counted since the last time."""
-        with self._lock:
-            new = self._new()
-        if new:
-            self._counter.add(new, self._attributes)
-
-    def _new(self) -> int:
-        counted = self.add() - self._looks  # to look is to count, too
+        """Hand over what was counted since the last time. Not for several threads at once."""
+        if self.add is not self._next:
+            return  # nothing was, ever
+        counted = self._next() - self._looks  # to look is to count, too
         self._looks += 1
         new, self._given = counted - self._given, counted
-        return new
-
-    def __del__(self) -> None:
-        # Perhaps in the middle of the SDK's own work, which may hold a lock that the counter needs: so not now.
-        try:
-            new = self._new()
-            if new:
-                self._left.append((self._counter, new, self._attributes))
-        except Exception as error:
-            safety.report("counting messages", error)
+        if new:
+            self._counter.add(new, self._attributes, _NOWHERE)
 
 
 class OperationMetrics:
@@ -241,72 +357,20 @@ class OperationMetrics:
         self._attributes = attributes
         self.timed = duration is not None
 
-    def record(self, seconds: float | None, count: int, error_type: str | None) -> None:
-        """Count messages and record how long the operation took, unless that is None."""
+    def record(self, seconds: float | None, count: int, error_type: str | None, span: Span) -> None:
+        """Count messages and record how long the operation took, unless that is None.
+
+        Args:
+            seconds: how long that was.
+            count: how many messages it was about.
+            error_type: what went wrong, if anything did.
+            span: that of the operation.
+        """
         if self._tally is not None:
             if error_type is None and count == 1:
                 self._tally.add()
             elif count or error_type is not None:
-                self._tally.count(count, error_type)
+                self._tally.count(count, error_type, Context({SPAN: span}))
         if self._duration is not None and seconds is not None:
             attributes = self._attributes if error_type is None else {**self._attributes, v.ERROR_TYPE: error_type}
-            self._duration.record(seconds * self._factor, attributes)
-
-
-class _Guide:
-    def __init__(self, meter: Meter) -> None:
-        self.names = v.Vocabulary("guide")
-        self._produced = meter.create_counter(v.PRODUCED, "{message}", "Messages that were published")
-        self._consumed = meter.create_counter(v.CONSUMED, "{message}", "Messages delivered to the application")
-        self._duration = meter.create_histogram(
-            v.PROCESSING_DURATION,
-            "ms",
-            "How long the application handled a message",
-            explicit_bucket_boundaries_advisory=v.MILLISECONDS_BUCKETS,
-        )
-
-    def choose(self, action: v.Action) -> tuple[Counter | None, Histogram | None, float]:
-        """The counter and the histogram of an action, and what to multiply seconds by for the latter."""
-        counters = {v.PUBLISH: self._produced, v.DELIVER: self._consumed, v.RECEIVE: self._consumed}
-        timed = action in v.HANDLING
-        return counters.get(action), self._duration if timed else None, 1000.0
-
-    def timed(self, _action: v.Action, attributes: v.Attributes) -> v.Attributes:
-        """The attributes of the duration, from those of the counter."""
-        return attributes
-
-
-class _Semconv:
-    def __init__(self, meter: Meter) -> None:
-        self.names = v.Vocabulary("semconv")
-        self._sent = meter.create_counter(v.CLIENT_SENT, "{message}", "Messages that a producer attempted to send")
-        self._consumed = meter.create_counter(v.CLIENT_CONSUMED, "{message}", "Messages delivered to the application")
-        self._operation = meter.create_histogram(
-            v.CLIENT_DURATION,
-            "s",
-            "Duration of a messaging operation of a producer or consumer client",
-            explicit_bucket_boundaries_advisory=v.SECONDS_BUCKETS,
-        )
-        self._process = meter.create_histogram(
-            v.PROCESS_DURATION,
-            "s",
-            "Duration of processing a message",
-            explicit_bucket_boundaries_advisory=v.SECONDS_BUCKETS,
-        )
-
-    def choose(self, action: v.Action) -> tuple[Counter | None, Histogram | None, float]:
-        """The counter and the histogram of an action, and what to multiply seconds by for the latter."""
-        counters = {v.PUBLISH: self._sent, v.DELIVER: self._consumed, v.RECEIVE: self._consumed}
-        if action == v.BATCH_PUBLISH:
-            return None, None, 1.0  # its messages are counted and timed one by one
-        handled = action in v.HANDLING
-        return counters.get(action), self._process if handled else self._operation, 1.0
-
-    def timed(self, action: v.Action, attributes: v.Attributes) -> v.Attributes:
-        """The attributes of the duration, from those of the counter.
-
-        The conventions have the operation's type on the duration of a client's operation, and on nothing else.
-        """
-        if action in v.HANDLING:
-            return attributes
-        return self.names.write(attributes.copy(), ((v.OPERATION_TYPE, action.type or None),))
+            self._duration.record(seconds * self._factor, attributes, Context({SPAN: span}))

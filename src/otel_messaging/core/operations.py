@@ -137,7 +137,11 @@ class Running:
             return
         self._open = False
         try:
-            span = self.span
+            span, ended = self.span, None
+            if self.operation.metrics and (
+                self._telemetry._metered or getattr(meters, "_METER_PROVIDER", 0) is not None
+            ):  # before the span ends: processors and exporters take their time
+                ended = time.perf_counter() if stopped is None else stopped.clock
             try:
                 if span.is_recording():
                     names = self._telemetry.vocabulary
@@ -149,21 +153,16 @@ class Running:
                         span.set_status(_OK)
             finally:
                 span.end(None if stopped is None else stopped.time)
-            if self.operation.metrics and (
-                self._telemetry._metered or getattr(meters, "_METER_PROVIDER", 0) is not None
-            ):
-                self._count(error, stopped, count)
+            if ended is not None:
+                self._count(error, ended, count)
         except safety.MISTAKES as failure:
             safety.report("ending a span", failure)  # without its name: subjects may be made up per message
 
-    def _count(self, error: BaseException | Failure | None, stopped: Moment | None, count: int) -> None:
-        operation = self.operation
-        seconds, started = None, self._started
-        if operation.timed and started is not None:
-            seconds = (time.perf_counter() if stopped is None else stopped.clock) - started
+    def _count(self, error: BaseException | Failure | None, ended: float, count: int) -> None:
+        seconds = None if self._started is None else ended - self._started
         error_type = None if error is None else error_type_of(error)
-        for recorder in operation.metrics:
-            recorder.record(seconds, count, error_type)
+        for recorder in self.operation.metrics:
+            recorder.record(seconds, count, error_type, self.span)
 
 
 class Publication(Running):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opentelemetry import baggage, metrics, trace
+from opentelemetry import baggage, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import _internal as meters
 from opentelemetry.trace import INVALID_SPAN, Link, set_span_in_context
@@ -19,7 +19,7 @@ from . import vocabulary as v
 from .cache import Cache
 from .contexts import BATCH, DELIVERY, SPAN, SUPPRESSION, attach, get_current, recording, span_context, with_span
 from .finalizers import aside, end_aside, finalizing, is_finalizing
-from .metrics import Metrics
+from .metrics import Metrics, meter_of
 from .operations import (
     UNTOLD,
     Delivery,
@@ -124,8 +124,8 @@ class Telemetry:
         self._captures = bool(settings.capture_headers)
         self._current = settings.process_spans
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
-        meter = metrics.get_meter(scope, __version__, meter_provider, schema)
-        self._metrics = Metrics(meter, self.vocabulary) if settings.metrics else None
+        meter = meter_of(scope, meter_provider, schema) if settings.metrics else None
+        self._metrics = Metrics(meter, self.vocabulary) if meter is not None else None
         self._prepared: Cache[tuple[Any, ...], Operation] = Cache()
         forking.watch(self)
 
@@ -135,15 +135,13 @@ class Telemetry:
         while isinstance(delivery, Delivery):
             delivery._open = False
             delivery = delivery._outer
-        if self._metrics is not None:
-            self._metrics.disown()
 
     def close(self) -> None:
         """Tell of nothing more, and hand over what was counted."""
         self.enabled = False
         end_aside()
         if self._metrics is not None:
-            self._metrics.flush()
+            self._metrics.close()
 
     def context(self) -> Context | None:
         """The current context; None while instrumentation is off or suppressed, and inside the cyclic collector."""
@@ -339,8 +337,6 @@ class Telemetry:
             if waited < 0.0:  # clocks differ
                 waited = 0.0
             attributes[self._queue_time] = waited
-            if operation.waiting is not None and (self._metered or getattr(meters, "_METER_PROVIDER", 0) is not None):
-                operation.waiting[0].record(waited, operation.waiting[1])
         links: tuple[Link, ...] = ()
         if headers and self._captures:
             self._capture(headers, attributes)
@@ -350,6 +346,12 @@ class Telemetry:
         else:
             parent, links = self._correlate(headers, context)
         span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
+        if (
+            waited is not None
+            and operation.waiting is not None
+            and (self._metered or getattr(meters, "_METER_PROVIDER", 0) is not None)
+        ):
+            operation.waiting[0].record(waited, operation.waiting[1], Context({SPAN: span}))
         delivery = Delivery(self, operation, span, message, context)
         if self._current:
             here = {SPAN: span, DELIVERY: delivery}
@@ -430,7 +432,7 @@ class Telemetry:
         if shares and self.is_metered():
             for share, count in shares:
                 for recorder in share.metrics:
-                    recorder.record(None, count, None)
+                    recorder.record(None, count, None, span)
 
     def pull(self, verb: str, destination: v.Destination, facts: v.Facts) -> Pull:
         """Prepare to pull single messages.
