@@ -7,6 +7,12 @@ WORKERS ?= 2
 PYTEST_ADDOPTS ?= --numprocesses $(WORKERS) --dist loadfile
 export PYTEST_ADDOPTS
 KAFKA_TESTS = $(wildcard tests/integration/test_kafka_python_*.py)
+RABBITMQ_TESTS = $(wildcard tests/integration/test_aio_pika_*.py tests/patterns/test_*_aio_pika.py)
+
+# An environment is made anew if PYTHON is named and another than the one that it was made by.
+version = $(shell $(1) -c 'import sys; print(sys.version.replace(" ", ""))' 2>/dev/null)
+is_made_by_python = $(filter $(call version,$(1)/bin/python),$(call version,$(PYTHON)))
+another_python = $(if $(filter-out file,$(origin PYTHON)),$(if $(is_made_by_python),,another-python))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,7 +36,7 @@ test-oldest: .venv-oldest/ready rabbitmq-oldest ## Run the tests with the oldest
 
 .PHONY: test-matrix
 test-matrix: .venv/ready rabbitmq ## Run the tests with old and new clients on every Python (see docs/versions.md)
-	.venv/bin/nox $(ARGS)
+	PATH="$$PATH:$$(.ci/unstable python)" .venv/bin/nox $(ARGS)
 
 .PHONY: test-kafka
 test-kafka: .venv/ready ## Run the tests of Kafka on Apache Kafka (needs Java and Maven)
@@ -39,6 +45,15 @@ test-kafka: .venv/ready ## Run the tests of Kafka on Apache Kafka (needs Java an
 .PHONY: test-kafka-oldest
 test-kafka-oldest: .venv-oldest/ready ## The same with the oldest client, on an Apache Kafka that still speaks with it
 	OTEL_MESSAGING_TEST_KAFKA=apache .venv-oldest/bin/python -m pytest $(KAFKA_TESTS) $(ARGS)
+
+.PHONY: test-rabbitmq
+test-rabbitmq: .venv/ready ## Run the tests of RabbitMQ on RabbitMQ 4 (needs root, on Debian or Ubuntu)
+	command=$$(.ci/unstable rabbitmq)/rabbitmq-server && \
+	RABBITMQ_COMMAND="$$command" .venv/bin/python -m pytest $(RABBITMQ_TESTS) $(ARGS)
+
+.PHONY: pythons
+pythons: ## Fetch Python 3.14 and 3.15, for make test PYTHON=... (needs root, on Debian or Ubuntu)
+	@folder=$$(.ci/unstable python) && ls -d "$$folder"/*
 
 .PHONY: kafka
 kafka: .venv/ready ## Start Apache Kafka, print its address, wait for Ctrl-C (needs Java and Maven)
@@ -85,11 +100,14 @@ rabbitmq: .venv/ready
 rabbitmq-oldest: .venv-oldest/ready
 	@.venv-oldest/bin/python -m examples.brokers --install
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml $(call another_python,.venv)
 	$(call environment,.venv,dev)
 
-.venv-oldest/ready: pyproject.toml
+.venv-oldest/ready: pyproject.toml $(call another_python,.venv-oldest)
 	$(call environment,.venv-oldest,oldest)
+
+.PHONY: another-python
+another-python:
 
 # $(1): the folder; $(2): the dependency group of pyproject.toml
 define environment

@@ -415,7 +415,12 @@ def nats_binary() -> str:
 
 
 def rabbitmq_script(*, install: bool = False) -> str:
-    """Return the path of rabbitmq-server, installing it first if it is missing and `install`."""
+    """Return the path of rabbitmq-server, installing it first if it is missing and `install`.
+
+    The environment variable RABBITMQ_COMMAND names another one.
+    """
+    if given := os.environ.get("RABBITMQ_COMMAND"):
+        return given
     # Debian's command in /usr/sbin changes to a user that cannot write our folder.
     found = shutil.which(RABBITMQ_SCRIPT) or shutil.which("rabbitmq-server")
     if not found and install:

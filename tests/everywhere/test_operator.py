@@ -142,7 +142,7 @@ def test_what_is_injected_holds_no_client_and_ours_is_pure_python(injected):
     assert list((injected / "otel_messaging").rglob("*.so")) == []
 
 
-@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"])
 def test_one_folder_serves_every_python(
     version, interpreter, application, inject, program, destination, environ, expect_one_trace
 ):

@@ -62,6 +62,18 @@ async def test_a_message_that_comes_again_says_so(connect, recorder, kind):
     assert again.attributes.get(ATTEMPT) == (2 if kind == "quorum" else None)
 
 
+async def test_where_the_broker_has_two_counts_it_is_the_one_of_all_deliveries(connect, recorder):
+    """RabbitMQ 4.3 sends them from quorum queues, both only once they are above zero."""
+    driver = await connect()
+    queue = await driver.queue(driver.name())
+    message = Message(b"1", headers={"x-acquired-count": 3, "x-delivery-count": 1})
+    await driver.channel.default_exchange.publish(message, queue.name)
+    for _ in range(2):
+        await (await queue.get()).nack(requeue=True)
+    _, again = recorder.spans(f"receive {queue.name}")
+    assert again.attributes[ATTEMPT] == 4
+
+
 @pytest.mark.parametrize("reason", ["rejected", "expired"])
 async def test_a_dead_letter_says_where_it_died_first_and_how_often(connect, recorder, reason):
     driver = await connect()

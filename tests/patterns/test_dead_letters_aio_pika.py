@@ -143,7 +143,8 @@ async def test_a_count_of_deliveries_is_not_that_of_the_dead_letter(connect, rec
     await received.ack()
     letter = await got(grave)
     await letter.ack()
-    assert letter.headers["dead-letter-original-x-delivery-count"] == 1
+    counts = [letter.headers.get(f"dead-letter-original-x-{name}-count") for name in ("acquired", "delivery")]
+    assert 1 in counts  # the first since RabbitMQ 4.3
     (span,) = recorder.spans(f"receive {grave.name}")
     assert "messaging.message.delivery_attempt" not in span.attributes
 

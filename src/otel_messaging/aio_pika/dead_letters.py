@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from otel_messaging.core.operations import Delivery
 
 # Orders to the broker, not to be given again: where to send copies, and how often it has delivered this one.
-_ORDERS = ("CC", "BCC", "x-delivery-count")
+_ORDERS = ("CC", "BCC", "x-acquired-count", "x-delivery-count")
 _USER = "user-id"
 _KEPT = frozenset(ORIGINAL + name.lower() for name in (*_ORDERS, _USER))  # of a letter that dies again
 
@@ -35,8 +35,9 @@ async def dead_letter(
     ``dead-letter-original-exchange``, ``dead-letter-original-routing-key``, ``dead-letter-error-type`` and
     ``dead-letter-error``, in place of any that were there. As with `RabbitMQ's own dead letters
     <https://www.rabbitmq.com/docs/dlx#effects>`_ the expiration is left out, for the message would be lost again. What
-    would order the broker about has another name: the headers ``CC``, ``BCC`` and ``x-delivery-count``, and the user
-    id, which has to be the publisher's, become ``dead-letter-original-cc`` and so on.
+    would order the broker about has another name: the headers ``CC``, ``BCC``, ``x-acquired-count`` and
+    ``x-delivery-count``, and the user id, which has to be the publisher's, become ``dead-letter-original-cc`` and so
+    on.
 
     The message's span gets an event ``send_to_dead_letter``; the new one is its child and linked to the original.
 

@@ -18,7 +18,7 @@ _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 # Queues that the broker names, that stand for direct replies, and that a robust queue names.
 _TEMPORARY = re.compile(r"amq\.gen-|amq\.rabbitmq\.reply-to|amq_(0x)?[0-9a-f]{24,32}$")
 # Headers in which the broker counts: deliveries from a quorum queue, and the times a message was dead-lettered.
-_COUNTS = frozenset({"x-delivery-count", "x-death"})
+_COUNTS = frozenset({"x-acquired-count", "x-delivery-count", "x-death"})
 _DEATHS = 32  # how many are told of one by one, the latest: before RabbitMQ 4 anybody can say that there were more
 Identity = tuple[Any, Any]
 
@@ -41,7 +41,7 @@ def describe(message: Any, properties: Any, body: bytes, headers: dict[str, Any]
     if properties.priority or properties.expiration:
         known += wishes(properties)
     if headers and not _COUNTS.isdisjoint(headers):
-        known += _counted(headers)
+        known += _counted(headers, message.redelivered)
     return known
 
 
@@ -69,9 +69,11 @@ def wishes(properties: Any) -> v.Facts:
     )
 
 
-def _counted(headers: dict[str, Any]) -> v.Facts:
+def _counted(headers: dict[str, Any], redelivered: bool) -> v.Facts:
     """What the broker has counted. A quorum queue counts the deliveries before this one."""
     before, deaths = headers.get("x-delivery-count"), headers.get("x-death")
+    if redelivered:  # RabbitMQ 4.3 has two counts; this one includes what was given back by the application
+        before = headers.get("x-acquired-count", before)
     facts: v.Facts = ((v.ATTEMPT, before + 1),) if type(before) is int and 0 <= before < v.LARGEST else ()
     if not isinstance(deaths, list) or not all(isinstance(death, dict) for death in deaths):
         return facts

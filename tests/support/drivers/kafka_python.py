@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import pytest
@@ -116,11 +115,6 @@ class KafkaPythonDriver(Driver):
             for message in listener:
                 await call(body, message)
                 break
-
-    async def generator(self, listener):
-        with listener if hasattr(listener, "__enter__") else contextlib.nullcontext():
-            for message in listener:
-                yield message
 
     def iterate(self, listener):
         return iter(listener)
