@@ -426,16 +426,20 @@ def test_a_key_is_shown_where_it_is_text_or_a_number(application, recorder, opti
     assert span.attributes.get("messaging.kafka.message.key") == shown
 
 
+TOMBSTONE, SIZE = "messaging.kafka.message.tombstone", "messaging.message.payload_size_bytes"
+SAID = {"guide": {SIZE: 0}, "semconv": {TOMBSTONE: True}, "both": {SIZE: 0, TOMBSTONE: True}}
+
+
 @pytest.mark.parametrize("value", [None, b"null"])
-def test_a_tombstone_is_what_has_no_value_on_the_wire(plain, recorder, monkeypatch, value):
-    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging")
+def test_a_tombstone_is_what_has_no_value_on_the_wire(plain, recorder, vocabulary, value):
     plain.instrument()
     plain.fill(value, key=b"k")
     for record in plain.consumer(value_deserializer=lambda value: None):
         assert record.value is None
         break
-    span = recorder.span(f"process {plain.topic}")
-    assert span.attributes.get("messaging.kafka.message.tombstone") is (True if value is None else None)
+    (span,) = recorder.consumers(1)
+    found = {name: span.attributes[name] for name in (SIZE, TOMBSTONE) if name in span.attributes}
+    assert found == (SAID[vocabulary] if value is None else {} if vocabulary == "semconv" else {SIZE: 4})
     assert span.attributes["messaging.kafka.message.key"] == "k"
 
 

@@ -16,12 +16,13 @@ from opentelemetry import trace
 
 from otel_messaging.core import propagation
 from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401
-from tests.support.recorder import shape, span_id
+from tests.support.recorder import links, shape, span_id
 
 pytestmark = QUIET
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 PARENT_ID = 0xB7AD6B7169203331
-OFFSET = "messaging.kafka.message.offset"
+OFFSET, KAFKA_OFFSET = "messaging.kafka.message.offset", "messaging.kafka.offset"
+PARTITION, PARTITION_ID = "messaging.kafka.destination.partition", "messaging.destination.partition.id"
 
 
 def current():
@@ -147,6 +148,30 @@ def test_the_conventions_call_it_poll(plain, recorder, monkeypatch):
     assert shape(recorder.span(f"process {plain.topic}"))["links"] == [PARENT_ID]
 
 
+def test_a_link_tells_which_record_it_is_to(plain, recorder, vocabulary):
+    plain.instrument()
+    plain.fill(b"unlinked")
+    plain.fill(b"abc", key=b"k", headers=[("traceparent", PARENT)])
+    plain.fill(b"de", key=b"\xff", headers=[("traceparent", PARENT)])
+    polled(plain.consumer(), 3)
+    (call,) = [span for span in recorder.spans() if "messaging.batch.message_count" in span.attributes]
+    place = {
+        "guide": lambda offset: {PARTITION: 0, OFFSET: offset},
+        "semconv": lambda offset: {PARTITION_ID: "0", KAFKA_OFFSET: offset},
+        "both": lambda offset: {PARTITION: 0, OFFSET: offset, PARTITION_ID: "0", KAFKA_OFFSET: offset},
+    }[vocabulary]
+    key = {"messaging.kafka.message.key": "k"}
+    assert links(call) == [(PARENT_ID, {**place(1), **key}), (PARENT_ID, place(2))]
+
+
+def test_a_link_tells_the_topic_where_there_are_several(two_topics, recorder):
+    consumer, topics = two_topics
+    poll_both(consumer)
+    (call,) = recorder.spans("receive")[-1:]
+    expected = [{"messaging.destination.name": topic, PARTITION: 0, OFFSET: 0} for topic in topics]
+    assert sorted((found for _, found in links(call)), key=str) == sorted(expected, key=str)
+
+
 def test_the_span_of_poll_begins_before_the_call(application, recorder):
     consumer = application.consumer()
     consumer.poll(timeout_ms=100)
@@ -204,7 +229,7 @@ def two_topics(application):
     consumer = application.consumer()
     for topic in topics:
         application.topic = topic
-        application.fill(b"v" * len(topic))
+        application.fill(b"v" * len(topic), headers=[("traceparent", PARENT)])
     consumer.assign([TopicPartition(topic, 0) for topic in topics])
     consumer.seek_to_beginning()
     return consumer, topics

@@ -51,6 +51,31 @@ def test_two_consumers_that_may_have_received_a_record_are_not_guessed_between(a
     assert work(record).attributes[GROUP] == "mine"
 
 
+def known(span):
+    """What a record's consumer tells of it."""
+    names = (GROUP, "messaging.client.id", "server.address", "server.port")
+    return {name: span.attributes.get(name) for name in names}
+
+
+def test_a_consumer_that_was_closed_does_not_hide_the_one_that_is_open(application):
+    application.fill(b"one")
+    closed = application.consumer(group_id="before")
+    expected = {**known(work(first(closed))), GROUP: "mine"}
+    closed.close()
+    assert None not in expected.values()
+    assert known(work(first(application.consumer(group_id="mine")))) == expected
+
+
+def test_what_was_received_before_the_consumer_was_closed_is_still_known(application):
+    application.fill(b"one")
+    consumer = application.consumer(group_id="mine")
+    record = first(consumer)
+    expected = known(work(record))
+    consumer.close()
+    assert known(work(record)) == expected
+    assert expected[GROUP] == "mine"
+
+
 def test_a_list_goes_to_a_pool_as_a_whole(application, recorder):
     application.fill(b"one", b"two", b"three")
     polled = poll(application.consumer())
@@ -79,4 +104,4 @@ def test_a_record_without_a_value_or_a_key_that_is_no_text(application, recorder
     work(first(application.consumer()))
     (span,) = recorder.spans(f"process {application.topic}")
     assert "messaging.kafka.message.key" not in span.attributes
-    assert "messaging.message.payload_size_bytes" not in span.attributes
+    assert span.attributes["messaging.message.payload_size_bytes"] == 0

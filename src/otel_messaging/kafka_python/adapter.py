@@ -77,9 +77,13 @@ class Kafka:
         return keep(consumer, self.telemetry, self._add_consumer)
 
     def assigned(self, topic: str, partition: int) -> Operation | None:
-        """How records of a partition are handled, if there is just one consumer here that they come to."""
-        found = [operation for consumer in list(self._consumers) if (operation := consumer.assigned(topic, partition))]
-        return found[0] if len(found) == 1 else None
+        """How records of a partition are handled, if there is just one consumer here that they come to.
+
+        One that is closed counts only where none is open: what it has received may be handled after that.
+        """
+        having = [consumer for consumer in list(self._consumers) if consumer.has(topic, partition)]
+        found = [consumer for consumer in having if not consumer.closed] or having
+        return found[0].listed(topic, partition).operation if len(found) == 1 else None
 
     def add_producer(self, telemetry: Telemetry, producer: Any) -> Producer:
         """What is to be kept for a producer."""

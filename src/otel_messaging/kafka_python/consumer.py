@@ -16,7 +16,7 @@ from otel_messaging.core.scope import Held, Loop
 from otel_messaging.core.state import ATTRIBUTE, find
 
 from .cluster import Cluster, Partition
-from .records import SYSTEM, describe, fold
+from .records import SYSTEM, describe, fold, place
 from .settling import begin_settling, settle
 
 if TYPE_CHECKING:
@@ -46,10 +46,15 @@ _Sources = Cache[tuple[str, int], _Source]
 
 
 class Consumer:
-    """What is kept for a consumer."""
+    """What is kept for a consumer.
+
+    Attributes:
+        closed: whether it was closed.
+    """
 
     def __init__(self, telemetry: Telemetry, consumer: Any) -> None:
         self.held = Held()
+        self.closed = False
         self.telemetry = telemetry
         self.pending: set[_Commit] = set()
         self._polled: tuple[Held, ...] = ()
@@ -103,8 +108,9 @@ class Consumer:
             (v.BATCH_COUNT, len(records)),
             (v.BATCH_SIZE, sum(max(0, record.serialized_value_size) for record in records)),
         )
-        every = [((), fold(record.headers)) for record in records]
-        self.telemetry.receive(self._call(seen), facts, every, context, began, shares=self._shares(seen, polled))
+        shares = self._shares(seen, polled)
+        every = [(place(record, bool(shares)), fold(record.headers)) for record in records]
+        self.telemetry.receive(self._call(seen), facts, every, context, began, shares=shares)
         for tp in seen:
             source = sources[tp]
             if source.lag is not None:
@@ -179,9 +185,9 @@ class Consumer:
             self._forget()
         return self._looped.get((topic, partition)) or self._source(self._looped, v.DELIVER, topic, partition)
 
-    def assigned(self, topic: str, partition: int) -> Operation | None:
-        """How records of a partition are handled, if they come to this consumer."""
-        return self.listed(topic, partition).operation if (topic, partition) in self._assignment else None
+    def has(self, topic: str, partition: int) -> bool:
+        """Whether records of a partition come to this consumer."""
+        return (topic, partition) in self._assignment
 
     def listed(self, topic: str, partition: int) -> _Source:
         """What is the same for all records of a partition that come in lists."""
@@ -406,6 +412,7 @@ def wrap_close_consumer(_kafka: Kafka, close: Callable[..., Any]) -> Callable[..
         try:
             return close(self, *args, **kwargs)
         finally:
+            state.closed = True
             guard("KafkaConsumer.close", state.abandon)
 
     return wrapper

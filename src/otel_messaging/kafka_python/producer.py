@@ -12,7 +12,7 @@ from otel_messaging.core.state import ATTRIBUTE, find, keep
 from otel_messaging.core.telemetry import PublishRequest
 
 from .cluster import Cluster
-from .records import SYSTEM, key_text, largest_record, readable, well_formed, without_fields
+from .records import SYSTEM, TOMBSTONE, key_text, largest_record, readable, sized, well_formed, without_fields
 from .settling import begin_settling, settle
 
 if TYPE_CHECKING:
@@ -65,8 +65,10 @@ class Producer:
         """Begin to send a record."""
         facts: v.Facts = () if key is None else ((v.KAFKA_KEY, key_text(key)),)
         if self.measures:
-            sized = isinstance(value, bytes)
-            facts += ((v.BODY_SIZE, len(value)) if sized else (v.KAFKA_TOMBSTONE, value is None or None),)
+            if isinstance(value, bytes):
+                facts += ((v.BODY_SIZE, len(value)),)
+            elif value is None:
+                facts += TOMBSTONE
         if type(partition) is int:
             facts += ((v.KAFKA_PARTITION, partition),)
         operation, cluster = self._operations.get(topic), self._cluster
@@ -173,7 +175,7 @@ class _Sent:
                 if producer.acknowledges_offsets and metadata.offset >= 0:
                     facts += ((v.KAFKA_OFFSET, metadata.offset),)
                 if not self._sized:
-                    facts += _size(metadata)
+                    facts += sized(metadata.serialized_value_size)
         except Exception as failure:
             report("acknowledging a record", failure)
         finally:
@@ -186,11 +188,6 @@ class _Sent:
     def answered(self, future: Any) -> None:
         """The answer is there already."""
         self.acknowledged(future.value, future.exception)
-
-
-def _size(metadata: Any) -> v.Facts:
-    size = metadata.serialized_value_size
-    return ((v.BODY_SIZE, size) if size >= 0 else (v.KAFKA_TOMBSTONE, True),)
 
 
 def wrap_send(  # noqa: C901 (per message: a call would cost more than the branch it hides)

@@ -8,6 +8,7 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.propagation import as_text, fields
 
 SYSTEM = ((v.SYSTEM, "kafka"),)
+TOMBSTONE = ((v.BODY_SIZE, 0), (v.KAFKA_TOMBSTONE, True))
 _OVERHEAD, _HEADER_OVERHEAD = 128, 10
 """More than a record, and a header of one, takes beyond what is in it, in bytes."""
 
@@ -26,17 +27,29 @@ def key_text(key: Any) -> str | None:
 
 def describe(record: Any, behind: int | None = None) -> v.Facts:
     """What is known of a record, and of how many were behind it."""
-    size, key = record.serialized_value_size, record.key
-    facts: v.Facts = (
-        (v.KAFKA_OFFSET, record.offset),
-        # The size tells whether there was a value: itself it is what a deserializer has made of it.
-        (v.BODY_SIZE, size) if size >= 0 else (v.KAFKA_TOMBSTONE, True),
-    )
+    key = record.key
+    facts: v.Facts = ((v.KAFKA_OFFSET, record.offset), *sized(record.serialized_value_size))
     if key is not None:
         facts += ((v.KAFKA_KEY, key_text(key)),)
     if behind is not None:
         facts += ((v.LAG, behind),)
     return facts
+
+
+def sized(size: int) -> v.Facts:
+    """What the size of a serialized value tells: also whether there is one, whatever a deserializer makes of it."""
+    return ((v.BODY_SIZE, size),) if size >= 0 else TOMBSTONE
+
+
+def place(record: Any, topic: bool) -> v.Facts:
+    """What tells a record from others that have come with it.
+
+    Args:
+        record: the record.
+        topic: whether these are of several topics.
+    """
+    own = ((v.KAFKA_PARTITION, record.partition), (v.KAFKA_OFFSET, record.offset), (v.KAFKA_KEY, key_text(record.key)))
+    return ((v.DESTINATION, record.topic), *own) if topic else own
 
 
 def fold(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes | None] | None:
