@@ -13,7 +13,7 @@ from otel_messaging.patterns import record_retry
 bank = iter(("busy", "busy", "paid"))
 
 
-@retry(wait=wait_fixed(0.05), before_sleep=record_retry)
+@retry(wait=wait_fixed(0.05), before=record_retry, before_sleep=record_retry)
 async def charge(message: Msg) -> None:
     answer = next(bank)
     if answer == "busy":

@@ -9,6 +9,7 @@ import pytest
 from opentelemetry import trace
 
 from otel_messaging import NatsPyInstrumentor
+from otel_messaging.patterns import process, process_batch
 from tests.support.nats_py import VERSION, client, fresh, outcome, twice
 from tests.support.recorder import links, shape, span_id
 from tests.support.waiting import until
@@ -243,6 +244,66 @@ async def test_a_message_is_equal_to_itself_unread(connect):
     await sent(jetstream, f"{name}.a", 1)
     for message in await subscription.fetch(1, timeout=2):
         assert message._metadata is None
+
+
+@pytest.mark.parametrize("vocabulary", ["guide", "both"], indirect=True)
+async def test_subject_and_destination_agree_however_a_wildcard_is_subscribed_to(connect, recorder, vocabulary):
+    driver = await connect()
+    jetstream, name, pulled = await pull(driver, wanted="*")
+    called, looped, asked = [], await driver.client.subscribe(f"{name}.*"), await driver.client.subscribe(f"{name}.>")
+
+    async def callback(message):
+        called.append(message)
+
+    await driver.client.subscribe(f"{name}.*", cb=callback)
+    await jetstream.subscribe(f"{name}.*", cb=callback)
+    for subject in "ab":
+        await jetstream.publish(f"{name}.{subject}", b"x")
+    await looped.unsubscribe(limit=2)
+    async for _ in looped.messages:
+        pass
+    with process(await asked.next_msg(5)):
+        pass
+    for count in (1, 1):
+        for message in await pulled.fetch(count, timeout=2):
+            await message.ack()
+    with process_batch([await asked.next_msg(5)]):
+        pass
+    await until(lambda: len(called) == 4)
+    spans = [span for span in recorder.spans() if span.kind is not KIND.CLIENT or span.name.startswith("fetch")]
+    pairs = [(s.attributes["messaging.destination.name"], s.attributes["messaging.nats.subject"]) for s in spans]
+    assert {subject for pair in pairs for subject in pair} == {f"{name}.a", f"{name}.b"}
+    assert all(one == other for one, other in pairs)
+    named = {span.name.split(" ")[1] for span in spans if span.kind is KIND.CONSUMER}
+    assert named == {f"{name}.*", f"{name}.>"}
+
+
+async def test_a_message_that_is_settled_later_has_the_wildcard_in_that_name_too(connect, recorder, monkeypatch):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging")
+    driver = await connect()
+    jetstream, name, pulled = await pull(driver, wanted="*")
+    await jetstream.publish(f"{name}.a", b"x")
+    messages = await pulled.fetch(1, timeout=2)
+    for _ in messages:
+        pass
+    await messages[0].ack()
+    span = recorder.span(f"ack {name}.*")
+    assert shape(span) == {
+        "name": f"ack {name}.*",
+        "kind": "CLIENT",
+        "parent": None,
+        "links": [],
+        "status": ("UNSET", None),
+        "attributes": {
+            **driver.consumed("semconv", f"{name}.a", b"x"),
+            "messaging.operation.name": "ack",
+            "messaging.operation.type": "settle",
+            "messaging.destination.template": f"{name}.*",
+            "messaging.consumer.group.name": "worker",
+            "messaging.client.id": str(driver.client.client_id),
+        },
+        "events": [],
+    }
 
 
 async def test_wildcards_are_in_the_name(connect, recorder, vocabulary):

@@ -194,15 +194,16 @@ async def test_an_answer_by_publish_makes_no_span_either(instrument, recorder, n
     assert sorted(span.name for span in recorder.spans()) == [f"publish {subject}", f"receive {subject}"]
 
 
-async def test_an_answer_that_comes_after_the_handler_makes_no_span_either(instrument, recorder, nats_address):
-    """By `respond` it is known to be an answer, whatever the inbox is called."""
+@pytest.mark.parametrize("how", ["respond", "publish"])
+async def test_an_answer_that_comes_after_the_handler_makes_no_span_either(instrument, recorder, nats_address, how):
+    """In a task that the handler has started, it is known where its message asks to be answered."""
     subject, tasks = fresh(), []
     instrument(NatsPyInstrumentor)
     async with client(nats_address, inbox_prefix="custom") as requester, client(nats_address) as other:
 
         async def later(message):
             await until(lambda: recorder.spans(f"receive {subject}"))
-            await message.respond(b"pong")
+            await (message.respond(b"pong") if how == "respond" else other.publish(message.reply, b"pong"))
 
         async def callback(message):
             tasks.append(asyncio.create_task(later(message)))

@@ -6,12 +6,14 @@ from asyncio import TimeoutError as AsyncioTimeoutError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from otel_messaging.core.contexts import DELIVERY
 from otel_messaging.core.operations import Moment
 from otel_messaging.core.settling import Last
 from otel_messaging.core.state import find, keep
 from otel_messaging.core.telemetry import PublishRequest
 
 from .client import Client
+from .messages import operation_of
 from .pulling import Asked, last_pulled
 from .reading import is_reply
 
@@ -55,7 +57,8 @@ class Nats:
         if context is None or not isinstance(subject, str):
             return None
         state = keep(client, self.telemetry, Client)
-        if state.is_silent(subject) or (context and is_reply(subject, self.telemetry.current_delivery(context))):
+        delivery: Any = context.get(DELIVERY)  # a task that its handler has started may answer later
+        if state.is_silent(subject) or (delivery is not None and is_reply(subject, delivery)):
             return None
         publication = state.publish(verb, subject, payload, headers, context)
         if self.telemetry.publish_hook is not None:
@@ -82,8 +85,7 @@ class Nats:
             delivery = asked.find(message)
         if delivery is not None:
             return self.telemetry.settle(verb, delivery.operation, delivery, (), details)
-        operation = self.client(message._client).deliveries("", "").operation(message.subject)
-        return self.telemetry.settle(verb, operation, None, (), details)
+        return self.telemetry.settle(verb, operation_of(self, message), None, (), details)
 
     def asks(self, subscription: Any) -> Moment | None:
         """A subscription is asked for one message: what it gave to the same task before is handled."""

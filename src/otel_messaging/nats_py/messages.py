@@ -24,7 +24,7 @@ def is_message(value: Any) -> bool:
 def read(nats: Nats, message: Any) -> Incoming:
     """Read a message."""
     message = getattr(message, "_msg", message)  # a request to a service is one with a message in it
-    operation = _operation(nats, message)
+    operation = operation_of(nats, message)
     headers = fold(message.headers)
     return Incoming(
         destination=operation.destination,
@@ -38,7 +38,7 @@ def read(nats: Nats, message: Any) -> Incoming:
     )
 
 
-def _operation(nats: Nats, message: Any) -> Operation:
+def operation_of(nats: Nats, message: Any) -> Operation:
     """How a message is handled: its client knows the subscription, as long as that is there."""
     subscription = message._client._subs.get(message._sid)
     subject, queue = _source(subscription) if subscription is not None else ("", "")

@@ -58,11 +58,9 @@ def sendable(headers: Any) -> Any:
     return {name: value for name, value in headers.items() if name not in refused} or None if refused else headers
 
 
-def is_reply(subject: str, delivery: Delivery | None) -> bool:
-    """Whether a subject is the inbox that the message being handled asks to be answered at."""
-    if delivery is None or getattr(delivery.message, "reply", None) != subject:  # perhaps another library's message
-        return False
-    return _INBOX.search(subject) is not None
+def is_reply(subject: str, delivery: Delivery) -> bool:
+    """Whether a subject is the inbox that a message, or one that is handled around it, asks to be answered at."""
+    return delivery.is_answered_at(subject) and _INBOX.search(subject) is not None
 
 
 def consumed_from(subject: str, queue: Any, consumer: Any) -> tuple[str, str]:

@@ -24,12 +24,15 @@ def record_retry(details: RetryCallState | RetryDetails) -> None:
 
     With `tenacity <https://tenacity.readthedocs.io>`_, for functions and coroutines alike::
 
-        @retry(stop=stop_after_attempt(3), before_sleep=record_retry)
+        @retry(stop=stop_after_attempt(3), before=record_retry, before_sleep=record_retry)
 
-    It can be its ``before`` too: then a message that needed no retry has a ``retry.count`` of 0. With `stamina
-    <https://stamina.hynek.me/en/stable/instrumentation.html>`_ once per program, beside the hooks that are there::
+    As ``before`` it is called for the first attempt too, so that a message that needed no retry has a
+    ``retry.count`` of 0. With `stamina <https://stamina.hynek.me/en/stable/instrumentation.html>`_ once per program,
+    beside the hooks that are there::
 
         set_on_retry_hooks([*get_on_retry_hooks(), record_retry])
+
+    stamina calls hooks only after a failure: there a message that needed no retry has no ``retry.count``.
 
     Args:
         details: what either library tells its hooks.
