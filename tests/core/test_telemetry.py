@@ -57,6 +57,23 @@ def test_an_exception_that_the_sdk_cannot_record_is_a_failure_all_the_same(desk,
     assert (count, attributes["error.type"]) == (1, span.attributes["error.type"])
 
 
+def test_of_what_an_exception_says_the_beginning_is_kept(desk, recorder):
+    desk().deliver().end(ValueError("no such book: " + "b" * 900_000))
+    span, beginning = recorder.span("receive orders"), "no such book: " + "b" * 1010
+    (event,) = span.events
+    assert span.status.description == beginning
+    assert event.attributes["exception.message"] == beginning
+    assert event.attributes["exception.stacktrace"].endswith(f"ValueError: {beginning}\n")
+    assert event.attributes["exception.type"] == "ValueError"
+
+
+@pytest.mark.parametrize("length", [0, 1, 1024])
+def test_of_a_short_text_nothing_is_missing(desk, recorder, length):
+    desk().deliver().end(ValueError("b" * length))
+    span = recorder.span("receive orders")
+    assert span.status.description == span.events[0].attributes["exception.message"] == "b" * length
+
+
 class FailingEnd(SpanProcessor):
     def on_end(self, span):
         raise RuntimeError("on_end is broken")

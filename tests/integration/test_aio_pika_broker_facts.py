@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta, timezone
+from unittest import mock
 
 import pytest
 from aio_pika import Message
 
+from otel_messaging.aio_pika.reading import describe
+from otel_messaging.core import vocabulary as v
 from tests.support.waiting import until
 
 
@@ -185,6 +188,17 @@ async def test_headers_of_another_form_are_passed_over(connect, recorder, header
     attributes = await received(driver, recorder, queue, Message(b"1", headers=headers))
     assert ATTEMPT not in attributes
     assert attributes.get(DEATHS, 0) == 0
+
+
+def test_of_a_long_name_in_the_history_of_a_message_the_beginning_is_kept():
+    death = {"queue": "q" * 90_000, "reason": b"r" * 90_000, "count": 1}
+    message = mock.Mock(delivery_tag=1, redelivered=False)
+    properties = mock.Mock(priority=None, expiration=None, message_id=None, correlation_id=None)
+    first = {"x-first-death-queue": "q" * 90_000, "x-first-death-reason": "r" * 90_000}
+    for headers in ({"x-death": [death]}, {"x-death": [death], **first}):
+        facts = dict(describe(message, properties, b"", headers))
+        assert (facts[v.RABBITMQ_DEATH_QUEUES], facts[v.RABBITMQ_DEATH_REASONS]) == (["q" * 1024], ["r" * 1024])
+        assert (facts[v.RABBITMQ_DEATH_QUEUE], facts[v.RABBITMQ_DEATH_REASON]) == ("q" * 1024, "r" * 1024)
 
 
 async def test_counts_stay_within_what_an_exporter_can_write(connect, recorder):

@@ -426,6 +426,26 @@ def test_a_key_is_shown_where_it_is_text_or_a_number(application, recorder, opti
     assert span.attributes.get("messaging.kafka.message.key") == shown
 
 
+LONG_KEYS = [({}, b"k" * 900_000), ({"key_deserializer": bytes.decode}, b"k" * 900_000)]
+
+
+@pytest.mark.parametrize(("options", "key"), LONG_KEYS, ids=["bytes", "text"])
+def test_of_a_long_key_the_beginning_is_kept(application, recorder, options, key):
+    application.producer().send(application.topic, b"a", partition=0, key=key).get(10)
+    leave_by_break(application.consumer(**options))
+    (span,) = received(application, recorder, 1)
+    assert span.attributes["messaging.kafka.message.key"] == "k" * 1024
+    published = recorder.span(f"publish {application.topic}")
+    assert published.attributes["messaging.kafka.message.key"] == "k" * 1024
+
+
+def test_a_number_that_is_too_long_to_write_is_no_key(application, recorder):
+    application.fill(b"a", key=b"1")
+    leave_by_break(application.consumer(key_deserializer=lambda key: 10**5000))
+    (span,) = received(application, recorder, 1)
+    assert "messaging.kafka.message.key" not in span.attributes
+
+
 TOMBSTONE, SIZE = "messaging.kafka.message.tombstone", "messaging.message.payload_size_bytes"
 SAID = {"guide": {SIZE: 0}, "semconv": {TOMBSTONE: True}, "both": {SIZE: 0, TOMBSTONE: True}}
 

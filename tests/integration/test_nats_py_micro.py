@@ -90,6 +90,17 @@ async def test_a_service_error_is_an_error_on_both_sides(serve, recorder, vocabu
     assert handled.attributes["error.type"] == ("nats.micro.request.ServiceError" if raised else "404")
 
 
+async def test_of_a_long_error_the_beginning_is_kept(serve, recorder):
+    async def handler(request):
+        await request.respond_error("4" * 5000, "n" * 5000)
+
+    driver, subject = await serve(handler)
+    await driver.client.request(subject, timeout=2)
+    asked, handled = await spans(recorder, "guide", subject)
+    assert asked.attributes["error.type"] == "4" * 1024
+    assert asked.status.description == handled.status.description == "n" * 1024
+
+
 async def test_asking_a_service_about_itself_is_silent(serve, recorder):
     async def handler(request):
         await request.respond()

@@ -72,6 +72,16 @@ async def test_headers_get_a_context_in_a_copy(connect, recorder, wrap, by_name)
         assert own == {"kind": "order", "Nats-Msg-Id": "7"}
 
 
+async def test_of_a_long_id_the_beginning_is_kept(connect, recorder):
+    driver = await connect()
+    subject = driver.name()
+    listener = await driver.listen(subject)
+    await driver.publish(subject, headers={"Nats-Msg-Id": "7" * 900_000})
+    await driver.loop(listener, 1, lambda _: None)
+    (published,), (consumed,) = recorder.producers(1), recorder.consumers(1)
+    assert [span.attributes["messaging.message.id"] for span in (published, consumed)] == ["7" * 1024] * 2
+
+
 @pytest.mark.parametrize("headers", [None, {}])
 async def test_a_message_without_headers_gets_one(connect, recorder, headers):
     driver = await connect()

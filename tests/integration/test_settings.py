@@ -103,6 +103,31 @@ async def test_everything_captured_is_still_without_propagation_headers(connect,
     assert captured == {"messaging.header.kind": "order"}
 
 
+async def test_captured_headers_are_bounded_and_hold_no_secrets(connect, recorder, caplog):
+    driver = await connect(capture_headers="*")
+    many = {f"x-{number}": str(number) for number in range(100)}
+    secrets = {"Authorization": "secret", "cookie": "secret", "b3": "1-2-1", "uber-trace-id": "1:2:0:1"}
+    with caplog.at_level(logging.WARNING):
+        await exchanged(driver, driver.name(), {**secrets, "kind": "x" * 5000, **many})
+    (published,), (consumed,) = recorder.producers(1), recorder.consumers(1)
+    assert caplog.messages == []
+    for span in (published, consumed):
+        captured = {key: value for key, value in span.attributes.items() if key.startswith("messaging.header.")}
+        assert len(captured) == 64
+        assert captured["messaging.header.kind"] == "x" * 1024
+        assert "secret" not in captured.values()
+        assert not {"messaging.header.b3", "messaging.header.uber-trace-id"} & captured.keys()
+
+
+async def test_a_secret_header_is_captured_if_it_is_named(connect_with, recorder):
+    driver = await connect_with(capture_headers=["Authorization", "x-*"])
+    await exchanged(driver, driver.name(), {"authorization": "Bearer 1", "x-b3-traceid": "1", "x-kind": "order"})
+    (published,), (consumed,) = recorder.producers(1), recorder.consumers(1)
+    for span in (published, consumed):
+        captured = {key: value for key, value in span.attributes.items() if key.startswith("messaging.header.")}
+        assert captured == {"messaging.header.authorization": "Bearer 1", "messaging.header.x-kind": "order"}
+
+
 async def test_without_process_spans_a_span_ends_when_its_message_is_handed_over(connect_with, recorder, vocabulary):
     driver = await connect_with(process_spans=False)
     destination = driver.name()

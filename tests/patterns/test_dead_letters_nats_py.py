@@ -12,6 +12,7 @@ from nats.js.errors import APIError
 from opentelemetry.trace import SpanKind
 
 from otel_messaging import NatsPyInstrumentor
+from otel_messaging.core import vocabulary as v
 from otel_messaging.nats_py import dead_letter
 from otel_messaging.nats_py.advisories import GIVEN_UP, given_up
 from tests.support.nats_py import client, on_the_wire, server
@@ -286,6 +287,11 @@ async def test_what_stands_for_a_client_in_a_test_gets_the_letter():
 )
 def test_an_advisory_of_another_form_tells_nothing(data):
     assert given_up(data) == ()
+
+
+def test_of_a_long_name_in_an_advisory_the_beginning_is_kept():
+    data = b'{"stream": "%s", "consumer": "worker"}' % (b"s" * 5000)
+    assert dict(given_up(data)) == {v.NATS_GIVEN_UP_STREAM: "s" * 1024, v.NATS_GIVEN_UP_CONSUMER: "worker"}
 
 
 async def test_whoever_publishes_nonsense_there_does_no_harm(connect, recorder):

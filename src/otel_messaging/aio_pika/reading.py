@@ -81,13 +81,19 @@ def _counted(headers: dict[str, Any], redelivered: bool) -> v.Facts:
     told = list(reversed(deaths[:_DEATHS]))
     return (
         *facts,
-        (v.RABBITMQ_DEATH_QUEUES, [as_text(death.get("queue")) or "" for death in told] or None),
-        (v.RABBITMQ_DEATH_REASONS, [as_text(death.get("reason")) or "" for death in told] or None),
+        (v.RABBITMQ_DEATH_QUEUES, [_named(death.get("queue")) or "" for death in told] or None),
+        (v.RABBITMQ_DEATH_REASONS, [_named(death.get("reason")) or "" for death in told] or None),
         (v.RABBITMQ_DEATH_COUNTS, [_times(death) for death in told] or None),
-        (v.RABBITMQ_DEATH_QUEUE, as_text(headers.get("x-first-death-queue", first.get("queue")))),
-        (v.RABBITMQ_DEATH_REASON, as_text(headers.get("x-first-death-reason", first.get("reason")))),
+        (v.RABBITMQ_DEATH_QUEUE, _named(headers.get("x-first-death-queue", first.get("queue")))),
+        (v.RABBITMQ_DEATH_REASON, _named(headers.get("x-first-death-reason", first.get("reason")))),
         (v.RABBITMQ_DEATH_COUNT, min(sum(_times(death) for death in deaths), v.LARGEST)),
     )
+
+
+def _named(value: Any) -> str | None:
+    """A name that the broker has noted, or anybody: before RabbitMQ 4 any publisher can."""
+    text = as_text(value)
+    return None if text is None else v.cut(text)
 
 
 def _times(death: dict[str, Any]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
@@ -445,7 +446,7 @@ def error_type_of(error: BaseException | Failure) -> str:
 
 def portable(error: BaseException | Failure | None) -> Failure | None:
     """What is to be told of an error, without the frames that it keeps and all that is in them."""
-    return Failure(error_type_of(error), text_of(error)) if isinstance(error, BaseException) else error
+    return Failure(error_type_of(error), v.cut(text_of(error))) if isinstance(error, BaseException) else error
 
 
 def text_of(error: BaseException) -> str:
@@ -454,6 +455,12 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except safety.MISTAKES:
         return ""
+
+
+def _shortened(error: BaseException, text: str, short: str) -> v.Attributes:
+    """What is recorded of an exception instead of what the SDK would, which is all that it says, and twice."""
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return {v.EXCEPTION_MESSAGE: short, v.EXCEPTION_STACKTRACE: trace.replace(text, short)}
 
 
 def _is_unset(span: Span) -> bool:
@@ -477,12 +484,14 @@ def _tell(span: Span, names: v.Vocabulary, facts: v.Facts) -> None:
 
 
 def _record(span: Span, error: BaseException | Failure) -> None:
+    """Record what went wrong. What an exception says may be a whole message: of a long text the beginning is kept."""
     span.set_attribute(v.ERROR_TYPE, error_type_of(error))
+    text = error.message if isinstance(error, Failure) else text_of(error)
+    short = v.cut(text)
+    span.set_status(Status(StatusCode.ERROR, short))
     if isinstance(error, Failure):
-        span.set_status(Status(StatusCode.ERROR, error.message))
         return
-    span.set_status(Status(StatusCode.ERROR, text_of(error)))
     try:
-        span.record_exception(error)
+        span.record_exception(error, None if short is text else _shortened(error, text, short))
     except safety.MISTAKES as failure:  # the SDK asks the exception what it says, and some cannot tell
         safety.report("recording an exception", failure)

@@ -17,6 +17,7 @@ from otel_messaging._version import __version__
 from . import forking, propagation, safety
 from . import vocabulary as v
 from .cache import Cache
+from .capturing import Capture
 from .contexts import BATCH, DELIVERY, SPAN, SUPPRESSION, attach, get_current, recording, span_context, with_span
 from .finalizers import aside, end_aside, finalizing, is_finalizing
 from .metrics import Metrics, meter_of
@@ -121,7 +122,7 @@ class Telemetry:
         self._metered = meter_provider is not None
         self._queue_time = self._keys[v.QUEUE_TIME] if settings.queue_time else None
         self._linkless = not self.vocabulary.semconv
-        self._captures = bool(settings.capture_headers)
+        self._capture = Capture(settings.capture_headers) if settings.capture_headers else None
         self._current = settings.process_spans
         self._tracer = trace.get_tracer(scope, __version__, tracer_provider, schema)
         meter = meter_of(scope, meter_provider, schema) if settings.metrics else None
@@ -229,7 +230,8 @@ class Telemetry:
             self.vocabulary.write(attributes, facts)
         links: tuple[Link, ...] = ()
         if headers:
-            self._capture(headers, attributes)
+            if self._capture is not None:
+                self._capture.write(headers, attributes)
             links = self._republished(headers, context)
         span = self._tracer.start_span(operation.name, context, operation.kind, attributes, links)
         if BATCH in context:
@@ -338,8 +340,8 @@ class Telemetry:
                 waited = 0.0
             attributes[self._queue_time] = waited
         links: tuple[Link, ...] = ()
-        if headers and self._captures:
-            self._capture(headers, attributes)
+        if headers and self._capture is not None:
+            self._capture.write(headers, attributes)
         usual = propagation.remote(headers) if headers and not context and self._linkless else None
         if usual is not None:  # nothing around, and nothing to link
             parent = Context({SPAN: usual})
@@ -393,8 +395,8 @@ class Telemetry:
             attributes = self.vocabulary.write(operation.attributes.copy(), facts)
             if len(messages) > 1:
                 parent, links = self._link(messages, context, parent, links)
-            elif first:
-                self._capture(first, attributes)
+            elif first and self._capture is not None:
+                self._capture.write(first, attributes)
             span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
         delivery = Delivery(self, operation, span, message, context)
         attach(Context({**parent, SPAN: span, DELIVERY: delivery}))
@@ -591,17 +593,6 @@ class Telemetry:
         if before is None or (now is not None and now.span_id == before.span_id):
             return ()
         return (Link(before),)
-
-    def _capture(self, headers: Mapping[str, Any], attributes: v.Attributes) -> None:
-        globs = self.settings.capture_headers
-        if not globs:
-            return
-        hidden = propagation.fields()
-        for name, value in headers.items():
-            if name not in hidden and any(fnmatchcase(name, glob.lower()) for glob in globs):
-                shown = value if isinstance(value, (bool, int, float)) else propagation.as_text(value)
-                if shown is not None:
-                    attributes[v.CAPTURED_HEADER + name] = shown
 
 
 def _call(name: str, hook: Callable[[Span, Any], Any], running: Publication | Delivery, told: Any) -> None:

@@ -19,6 +19,9 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 LARGEST = 2**63 - 1
 """The largest number that OTLP has room for. A larger one costs a span its attribute, and metrics the whole export."""
 
+LONGEST = 1024
+"""How many characters are recorded of a text whose length a sender decides."""
+
 # What adapters know of a message. Each is written under the names that _NAMES gives it.
 SYSTEM = "system"
 DESTINATION = "destination"
@@ -136,6 +139,8 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
 _CONVERT: dict[str, Callable[[Any], Any]] = {"messaging.destination.partition.id": str}
 
 ERROR_TYPE = "error.type"
+EXCEPTION_MESSAGE = "exception.message"
+EXCEPTION_STACKTRACE = "exception.stacktrace"
 MESSAGE_FAILED = "message_failed"
 MESSAGE_INDEX = "message.index"
 CAPTURED_HEADER = "messaging.header."
@@ -166,6 +171,11 @@ MILLISECONDS_BUCKETS = tuple(1000 * bound for bound in SECONDS_BUCKETS)
 # Low in cardinality, and so allowed on metrics. In the guide the instrument says what the operation was.
 _METRIC_FACTS = (SYSTEM, DESTINATION, GROUP)
 _SEMCONV_METRIC_FACTS = (OPERATION_NAME, NATS_GROUP, SERVER_ADDRESS, SERVER_PORT, KAFKA_PARTITION)
+
+
+def cut(text: str) -> str:
+    """What is recorded of a text whose length a sender decides."""
+    return text if len(text) <= LONGEST else text[:LONGEST]
 
 
 class Action(NamedTuple):

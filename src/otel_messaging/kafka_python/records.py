@@ -11,18 +11,21 @@ SYSTEM = ((v.SYSTEM, "kafka"),)
 TOMBSTONE = ((v.BODY_SIZE, 0), (v.KAFKA_TOMBSTONE, True))
 _OVERHEAD, _HEADER_OVERHEAD = 128, 10
 """More than a record, and a header of one, takes beyond what is in it, in bytes."""
+_HUGE = 10**100  # Python refuses to write the longest numbers out
 
 
 def key_text(key: Any) -> str | None:
     """A key as text, if it has one that is beyond doubt."""
     if type(key) is bytes:  # the most usual first
         try:
-            return key.decode()
+            text: str | None = key.decode()
         except UnicodeDecodeError:
             return None
-    if isinstance(key, (int, float)):
-        return str(key)
-    return None if isinstance(key, (list, tuple)) else as_text(key)
+    elif isinstance(key, float) or (isinstance(key, int) and abs(key) < _HUGE):
+        text = str(key)
+    else:
+        text = None if isinstance(key, (list, tuple)) else as_text(key)
+    return text if text is None or len(text) <= v.LONGEST else text[: v.LONGEST]
 
 
 def describe(record: Any, behind: int | None = None) -> v.Facts:

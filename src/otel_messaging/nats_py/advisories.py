@@ -37,7 +37,11 @@ def given_up(data: bytes) -> v.Facts:
         return ()
     if not isinstance(told, dict):
         return ()
-    return tuple((fact, told[name]) for fact, name, kind in _FACTS if _is_well_formed(told.get(name), kind))
+    return tuple(
+        (fact, v.cut(told[name]) if kind is str else told[name])
+        for fact, name, kind in _FACTS
+        if _is_well_formed(told.get(name), kind)
+    )
 
 
 def _is_well_formed(value: Any, kind: type) -> bool:

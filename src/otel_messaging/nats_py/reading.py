@@ -24,12 +24,17 @@ _SHORT, _LONG = 9, 11  # how many words such a reply has: without and with a dom
 def describe(payload: Any, headers: dict[str, Any] | None) -> v.Facts:
     """What is known of a message: its size, and the id that its publisher has given it."""
     size = len(payload) if type(payload) is bytes or hasattr(payload, "__len__") else None
-    return ((v.BODY_SIZE, size), (v.MESSAGE_ID, as_text(headers.get(_MESSAGE_ID)) if headers else None))
+    return ((v.BODY_SIZE, size), (v.MESSAGE_ID, _message_id(headers) if headers else None))
+
+
+def _message_id(headers: dict[str, Any]) -> str | None:
+    given = as_text(headers.get(_MESSAGE_ID))
+    return None if given is None else v.cut(given)
 
 
 def identify(reply: str | None, headers: dict[str, Any]) -> v.Facts:
     """What tells a message from others of the same fetch: its id, and its place in its stream."""
-    facts: v.Facts = ((v.MESSAGE_ID, as_text(headers.get(_MESSAGE_ID))),)
+    facts: v.Facts = ((v.MESSAGE_ID, _message_id(headers)),)
     words = split_reply(reply) if reply and reply.startswith(DELIVERED) else None
     try:
         return facts if words is None else (*facts, (v.NATS_STREAM, words[0]), (v.NATS_SEQUENCE, number(words[3])))
@@ -120,7 +125,7 @@ def split_reply(reply: str) -> Sequence[str] | None:
     ``$JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<sequence>.<number>.<time>.<pending>[.<token>]``.
     `Msg.metadata` reads them too, but keeps what it has read in the message, which then equals no other.
     """
-    words = reply.split(".", _LONG + 1)
+    words = reply.split(".", _LONG + 1) if len(reply) <= v.LONGEST else ()  # longer than a server's can be
     if len(words) == _SHORT:
         return words[2:]
     return words[4:_LONG] if len(words) >= _LONG else None

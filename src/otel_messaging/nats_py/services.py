@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from otel_messaging.core import vocabulary as v
 from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import as_text
 from otel_messaging.core.safety import report
@@ -25,7 +26,7 @@ def replied(reply: Any) -> Outcome:
     if not headers or _SERVICE_ERROR not in headers:
         return None, ()
     code, description = as_text(headers.get(_SERVICE_ERROR_CODE)), as_text(headers[_SERVICE_ERROR])
-    return Failure(code or _SERVICE_ERROR, description or ""), ()
+    return Failure(v.cut(code or _SERVICE_ERROR), v.cut(description or "")), ()
 
 
 def wrap_respond_error(nats: Nats, respond: Callable[..., Any]) -> Callable[..., Any]:

@@ -148,5 +148,5 @@ class DeadLetter:
         if telemetry.excludes(self._origin):
             return
         self._telemetry = telemetry
-        details = {v.DEAD_LETTER_ORIGIN: self._origin.name, v.DEAD_LETTER_ERROR: text_of(self._error)}
+        details = {v.DEAD_LETTER_ORIGIN: self._origin.name, v.DEAD_LETTER_ERROR: v.cut(text_of(self._error))}
         (delivery.span if delivery is not None else span).add_event(v.DEAD_LETTER, details)
