@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import itertools
@@ -389,6 +390,41 @@ async def test_a_block_shows_the_exception_that_left_the_loop(consumer, recorder
         await body()
     assert get_current() is before
     assert shape(recorder.span("receive queue-0"))["status"] == ("ERROR", "body")
+
+
+async def test_leaving_a_generator_around_a_block_is_no_failure(consumer, recorder):
+    async def numbers():
+        async with consumer as entered:
+            async for number in entered:
+                yield number
+
+    async with contextlib.aclosing(numbers()) as generator:
+        async for _ in generator:
+            break
+    assert current() is trace.INVALID_SPAN
+    assert shape(recorder.span("receive queue-0"))["status"] == ("OK", None)
+
+
+async def test_leaving_a_generator_inside_a_block_of_the_library_is_no_failure(desk, recorder):
+    delivery = desk().deliver()
+    delivery.fail(GeneratorExit())
+    assert not delivery.failed
+    delivery.end()
+    assert shape(recorder.span("receive orders"))["status"] == ("OK", None)
+
+
+async def test_a_callback_that_is_closed_has_not_failed(desk, recorder):
+    office = desk()
+
+    async def callback(_):
+        await asyncio.sleep(10)
+
+    before = get_current()
+    coroutine = handle(lambda _: office.deliver(), callback, None)
+    coroutine.send(None)
+    coroutine.close()
+    assert get_current() is before
+    assert shape(recorder.span("receive orders"))["status"] == ("OK", None)
 
 
 async def test_an_exception_after_the_loop_is_not_the_messages(consumer, recorder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
@@ -322,6 +323,24 @@ async def test_an_exception_of_processing_passes_unchanged(handled):
     assert outcome is raised
     assert outcome.__context__ is None
     assert outcome.__cause__ is None
+
+
+async def test_a_generator_that_is_left_in_a_process_block_has_not_failed(handled, recorder):
+    queue = await handled.driver.queue(handled.driver.name())
+    await handled.driver.channel.default_exchange.publish(Message(b""), queue.name)
+
+    async def messages():
+        async with queue.iterator() as iterator:
+            async for message in iterator:
+                async with message.process():
+                    yield message
+
+    async with contextlib.aclosing(messages()) as generator:
+        async for _ in generator:
+            break
+    span = shape(recorder.span(f"receive {queue.name}"))
+    assert span["status"] == ("OK", None)
+    assert span["events"] == [("reject", {"messaging.settle.requeue": False})], "so does the library"
 
 
 async def test_settlements_may_be_switched_off(connect, recorder):

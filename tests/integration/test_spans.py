@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import context, trace
 
 from tests.support.drivers import CALLBACKS
 from tests.support.recorder import shape, span_id
@@ -234,6 +235,49 @@ async def test_an_exception_that_passes_a_with_block_is_recorded(connect, record
     expected["attributes"]["error.type"] = name
     expected["events"] = [exception_event(name, "out of stock")]
     assert without(driver, shape(consumed)) == expected
+
+
+@pytest.mark.parametrize("closing", [True, False], ids=["closed at once", "closed later"])
+async def test_leaving_a_generator_around_a_loop_is_no_failure(connect, recorder, vocabulary, closing):
+    driver = await connect()
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    await driver.publish(destination, b"hello")
+    async with contextlib.AsyncExitStack() as stack:
+        messages = driver.generator(listener)
+        if closing:
+            await stack.enter_async_context(contextlib.aclosing(messages))
+        async for _ in messages:
+            break
+        del messages
+    await until(lambda: not recorder.open.spans)
+    (published,), (consumed,) = recorder.producers(1), recorder.consumers(1)
+    assert without(driver, {**shape(consumed), "events": []}) == consumed_shape(
+        driver, vocabulary, destination, published
+    )
+    assert [event.name for event in consumed.events if event.name == "exception"] == []
+    context.attach(context.Context())
+
+
+async def test_being_cancelled_while_waiting_is_no_failure_of_the_message_before(connect, recorder, vocabulary):
+    driver = await connect()
+    if driver.library == "kafka_python":
+        pytest.skip("what blocks its thread cannot be cancelled")
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    await driver.publish(destination, b"hello")
+
+    async def consume():
+        async for _ in driver.generator(listener):
+            pass
+
+    task = asyncio.create_task(consume())
+    await until(lambda: any(span.kind is trace.SpanKind.CONSUMER for span in recorder.spans()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (published,), (consumed,) = recorder.producers(1), recorder.consumers(1)
+    assert without(driver, shape(consumed)) == consumed_shape(driver, vocabulary, destination, published)
 
 
 async def test_a_status_that_the_application_set_stays(connect, recorder, vocabulary):

@@ -237,7 +237,7 @@ class Delivery(Running):
         """The message is handled. Harmless when called twice.
 
         Args:
-            error: the exception that handling it raised, if any.
+            error: the exception that handling it raised, if any. A generator that was left has raised nothing.
         """
         if finalizing and is_finalizing():
             put_aside(forget_handled)
@@ -253,15 +253,17 @@ class Delivery(Running):
         self.done = True
         self.message = None
         if self._open:
-            self._finish(self._error if error is None else error, (), self._stopped)
+            raised = self._error if error is None or isinstance(error, GeneratorExit) else error
+            self._finish(raised, (), self._stopped)
 
     def fail(self, error: BaseException | Failure) -> None:
         """An exception was seen while the message is handled, which the application may yet catch.
 
         Args:
-            error: the exception.
+            error: the exception. A generator that was left has raised nothing.
         """
-        self._error = error
+        if not isinstance(error, GeneratorExit):
+            self._error = error
 
     @property
     def telemetry(self) -> Telemetry | None:

@@ -103,6 +103,11 @@ class AioPikaDriver(Driver):
                 await call(body, message)
                 break
 
+    async def generator(self, listener):
+        async with listener.iterator(no_ack=True, timeout=8) as messages:
+            async for message in messages:
+                yield message
+
     def iterate(self, listener):
         return listener.iterator(no_ack=True, timeout=8).__aiter__()
 

@@ -97,6 +97,10 @@ class Driver:
         """Loop once inside a `with` block of the library, which sees what the body raises; skip if it has none."""
         raise NotImplementedError
 
+    def generator(self, listener: Any) -> Any:
+        """An asynchronous generator of the application's own around a loop, in the library's `with` block if any."""
+        raise NotImplementedError
+
     def iterate(self, listener: Any) -> Any:
         """An iterator that `advance` takes: a loop, step by step."""
         raise NotImplementedError

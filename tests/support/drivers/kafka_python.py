@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -115,6 +116,11 @@ class KafkaPythonDriver(Driver):
             for message in listener:
                 await call(body, message)
                 break
+
+    async def generator(self, listener):
+        with listener if hasattr(listener, "__enter__") else contextlib.nullcontext():
+            for message in listener:
+                yield message
 
     def iterate(self, listener):
         return iter(listener)

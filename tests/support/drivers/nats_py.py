@@ -79,6 +79,10 @@ class NatsPyDriver(Driver):
     async def guarded_loop(self, listener, body):
         pytest.skip("nats-py has no with block around messages")
 
+    async def generator(self, listener):
+        async for message in listener.messages:
+            yield message
+
     def iterate(self, listener):
         return listener.messages.__aiter__()
 
