@@ -207,6 +207,68 @@ def test_threads_that_share_a_list_handle_no_message_twice(log):
     assert batch.held.delivery is None
 
 
+@pytest.mark.parametrize("shared", ["list", "iterator"])
+def test_threads_that_share_a_list_each_handle_a_message_until_they_ask_for_the_next(log, shared):
+    beginning, inside = threading.Barrier(2), threading.Barrier(2)
+    taken, seen = {}, []
+
+    def begin(message):
+        taken[threading.get_ident()] = message
+        beginning.wait(5)  # both threads have asked, and neither has its message
+        return Handling(message, log)
+
+    batch = Batch(["a", "b"], begin)
+    source = [iter(batch) if shared == "iterator" else batch]
+
+    def loop():
+        for message in source[0]:
+            if taken.get(threading.get_ident()) == message:
+                inside.wait(5)
+                seen.append(list(log))
+                inside.wait(5)
+                break
+
+    threads = [threading.Thread(target=loop) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert seen == [[], []]
+    source.clear()
+    assert sorted(log) == ["end a", "end b"]
+
+
+def test_a_with_block_of_one_thread_ends_what_the_others_have_without_its_exception(log):
+    entered, left = threading.Event(), threading.Event()
+    ended = []
+
+    class Ending(Handling):
+        def end(self, error=None):
+            ended.append((self.message, error))
+            super().end(error)
+
+    batch = Batch(["a", "b"], lambda message: Ending(message, log))
+    batch.held.entered = True
+
+    def loop():
+        for _ in batch:
+            entered.set()
+            left.wait(5)
+            break
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    entered.wait(5)
+    error = ValueError("here")
+    for message in batch:
+        if message == "b":
+            batch.held.exit(error)
+            break
+    left.set()
+    thread.join()
+    assert ended[:2] == [("a", None), ("b", error)]
+
+
 COPIES = {
     "pickle": lambda batch: pickle.loads(pickle.dumps(batch)),
     "copy": copy.copy,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import opcode
 import sys
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from . import safety
-from .scope import Held, caller
+from .scope import HeldByThread, caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
     from .operations import Delivery
+    from .scope import Held
 
 _LOOPS = frozenset({"FOR_ITER", "SEND", "YIELD_FROM"})
 _POOLS = ("concurrent.futures.", "multiprocessing.")
@@ -24,7 +26,7 @@ class Batch(list[Any]):
 
     A ``for`` loop or a comprehension over it, also through ``enumerate``, ``chain`` or a generator, handles each
     message while its body runs. What takes the list at once (``list``, ``sorted``, a pool's ``map``) handles nothing.
-    No message is handled twice, and none while another loop over the same list is in its body.
+    No message is handled twice, and none while another loop over the same list is in its body in the same thread.
 
     Args:
         messages: what the library has returned.
@@ -35,7 +37,7 @@ class Batch(list[Any]):
 
     def __init__(self, messages: list[Any], begin: Callable[[Any], Delivery | None]) -> None:
         super().__init__(messages)
-        self.held = Held()
+        self.held = HeldByThread()
         self._begin = begin
         self._begun: dict[int, object] = {}
 
@@ -50,46 +52,52 @@ class Batch(list[Any]):
         for message in self[:]:
             self._begun.setdefault(id(message), self)
 
-    def begin(self, message: Any) -> None:
-        """The application has a message of the batch, perhaps not for the first time."""
+    def begin(self, message: Any, held: Held) -> None:
+        """A loop has a message of the batch, perhaps not for the first time.
+
+        Args:
+            message: the message.
+            held: what the loop's thread has.
+        """
         mark = object()
         if self._begun.setdefault(id(message), mark) is mark:  # atomic: two threads may loop over one list
-            self.held.hold(self._begin(message))
+            held.hold(self._begin(message))
 
 
 class _BatchLoop:
     """A loop over a batch, which the interpreter lets go of the moment that the loop is left."""
 
-    __slots__ = ("_at", "_batch", "_code", "_looping", "_plain", "_token")
+    __slots__ = ("_asked", "_batch", "_plain", "_token")
 
     def __init__(self, batch: Batch, plain: Iterator[Any]) -> None:
         self._batch = batch
         self._plain = plain
         self._token = object()
-        self._code: CodeType | None = None
-        self._at = -1
-        self._looping = False
+        self._asked: tuple[CodeType | None, int, bool] = (None, -1, False)
 
     def __iter__(self) -> _BatchLoop:
         return self
 
     def __next__(self) -> Any:
-        handles = self._batch.held.ask(self._token)
+        batch = self._batch
+        held = batch.held.parts.get(get_ident()) or batch.held.part()
+        handles = held.ask(self._token)
         message = next(self._plain)
         try:
             if handles and self._is_asked_by_loop(sys._getframe(1)):
-                self._batch.begin(message)
+                batch.begin(message, held)
         except Exception as error:
             safety.report("looping over a batch", error)
         return message
 
     def _is_asked_by_loop(self, frame: FrameType) -> bool:
         """Whether a frame is at a loop, and not at a call that takes all at once. The same frame asks many times."""
-        code, at = frame.f_code, frame.f_lasti
-        if code is not self._code or at != self._at:
-            self._code, self._at = code, at
-            self._looping = opcode.opname[code.co_code[at]] in _LOOPS and not _is_pool(frame)
-        return self._looping
+        code, at, looping = self._asked
+        if frame.f_code is not code or frame.f_lasti != at:
+            code, at = frame.f_code, frame.f_lasti
+            looping = opcode.opname[code.co_code[at]] in _LOOPS and not _is_pool(frame)
+            self._asked = (code, at, looping)  # at one stroke: threads may share an iterator, too
+        return looping
 
     def __length_hint__(self) -> int:
         return self._plain.__length_hint__()  # type: ignore[attr-defined, no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from . import safety
@@ -82,6 +83,69 @@ class Held:
     def is_left(self) -> bool:
         """Whether the message's loop was left, and nothing but the end of its span is to come."""
         return self.delivery is not None and self._owner is None
+
+
+class HeldByThread:
+    """What each thread has of something that threads may share, as `Held` tells of one: no thread meets another's.
+
+    What follows is about the thread that asks, except where it says otherwise.
+    """
+
+    __slots__ = ("_entered", "parts")
+
+    def __init__(self) -> None:
+        self._entered = False
+        self.parts: dict[int, Held] = {}
+        """By the numbers of threads. What is called per message looks itself."""
+
+    def part(self) -> Held:
+        """What this thread has."""
+        held = self.parts.get(get_ident())
+        if held is None:
+            held = self.parts[get_ident()] = Held()
+            held.entered = self._entered
+        return held
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """The message that this thread has."""
+        return self.part().delivery
+
+    @property
+    def entered(self) -> bool:
+        """Whether a ``with`` block around the consumer will show us the exceptions of its body, in all threads."""
+        return self._entered
+
+    @entered.setter
+    def entered(self, entered: bool) -> None:
+        self._entered = entered
+        for held in tuple(self.parts.values()):
+            held.entered = entered
+
+    def end(self) -> None:
+        """The consumer was asked for more."""
+        self.part().end()
+
+    def is_left(self) -> bool:
+        """Whether the loop was left that had asked for the message."""
+        return self.part().is_left()
+
+    def leave(self, owner: object, where: tuple[Any, int]) -> None:
+        """A loop was left, perhaps by another thread than those that have asked."""
+        for held in tuple(self.parts.values()):
+            held.leave(owner, where)
+
+    def exit(self, error: BaseException | None) -> None:
+        """The ``with`` block has ended, perhaps by an exception, which is not that of loops in other threads."""
+        self.entered = False
+        here = self.part()
+        for held in tuple(self.parts.values()):
+            held.exit(error if held is here or held.is_left() else None)
+
+    def close(self) -> None:
+        """The consumer was closed: no thread handles anything of it any more."""
+        for held in tuple(self.parts.values()):
+            held.close()
 
 
 class _Loop:

@@ -12,7 +12,7 @@ from otel_messaging.core.cache import Cache
 from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.operations import Failure, Moment, forget_handled
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.scope import Held, Loop
+from otel_messaging.core.scope import Held, HeldByThread, Loop
 from otel_messaging.core.state import ATTRIBUTE, find
 
 from .cluster import Cluster, Partition
@@ -57,7 +57,7 @@ class Consumer:
         self.closed = False
         self.telemetry = telemetry
         self.pending: set[_Commit] = set()
-        self._polled: tuple[Held, ...] = ()
+        self._polled: tuple[HeldByThread, ...] = ()
         self._tells_lag = telemetry.settings.lag
         self._cluster = Cluster(consumer._client.cluster)
         self._assignment = consumer._subscription.assignment  # one dictionary, as long as the consumer lives
@@ -147,7 +147,7 @@ class Consumer:
 
     def _settles(self, delivery: Delivery, partitions: list[Any]) -> bool:
         """Whether to commit partitions is to settle what is being handled: of this consumer, or several at once."""
-        if any(held.delivery is delivery for held in (self.held, *self._polled)):
+        if any(held.delivery is delivery for held in self._helds()):
             return True
         records = delivery.message if delivery.several else ()
         places = {(getattr(record, "topic", None), getattr(record, "partition", None)) for record in records}
@@ -162,19 +162,22 @@ class Consumer:
     def __del__(self) -> None:
         guard("letting go of a KafkaConsumer", self.abandon)  # the application has not closed it
 
+    def _helds(self) -> tuple[Held | HeldByThread, ...]:
+        return (self.held, *self._polled)
+
     def enter(self) -> None:
         """A ``with`` block around the consumer will show the exceptions of its body."""
-        for held in (self.held, *self._polled):
+        for held in self._helds():
             held.entered = True
 
     def exit(self, error: BaseException | None) -> None:
         """The ``with`` block has ended, perhaps by an exception."""
-        for held in (self.held, *self._polled):
+        for held in self._helds():
             held.exit(error)
 
     def close(self) -> None:
         """The consumer was closed or has unsubscribed, perhaps in another thread."""
-        for held in (self.held, *self._polled):
+        for held in self._helds():
             held.close()
         self._lags = Cache()
         self._forget()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_messaging.core.operations import Delivery, Moment, Operation
-    from otel_messaging.core.scope import Held
+    from otel_messaging.core.scope import HeldByThread
     from otel_messaging.core.telemetry import One, Telemetry
 
     from .adapter import Nats
@@ -50,7 +50,7 @@ class Asked:
         self.source = subscribed(subscription)
         self._bound = False
         self._got: dict[int, _Got] = {}
-        self._batches: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
+        self._batches: weakref.WeakKeyDictionary[Any, HeldByThread] = weakref.WeakKeyDictionary()
 
     def bind(self, pulling: Any, filters: str | None) -> None:
         """It is that of a pull subscription, whose own subject is made up.
