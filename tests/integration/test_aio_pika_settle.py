@@ -343,6 +343,31 @@ async def test_a_generator_that_is_left_in_a_process_block_has_not_failed(handle
     assert span["events"] == [("reject", {"messaging.settle.requeue": False})], "so does the library"
 
 
+@pytest.mark.parametrize("vocabulary", ["guide", "semconv"], indirect=True)
+async def test_process_swallows_that_there_is_no_channel_to_reject_by(connect, recorder, vocabulary):
+    driver, outcomes = await connect(), []
+    queue = await driver.queue(driver.name())
+    channel = await driver.connection.channel()
+
+    async def broken(message):
+        try:
+            async with message.process(requeue=True):
+                await channel.close()
+                raise ValueError("no good")
+        except Exception as error:
+            outcomes.append(type(error))
+
+    await driver.channel.default_exchange.publish(Message(b""), queue.name)
+    await (await channel.get_queue(queue.name)).consume(broken)
+    await until(lambda: outcomes and len(recorder.spans()) == 2)
+    word = "receive" if vocabulary == "guide" else "process"
+    assert {span.name for span in recorder.spans()} == {f"publish {queue.name}", f"{word} {queue.name}"}
+    span = shape(recorder.span(f"{word} {queue.name}"))
+    assert outcomes[0] in (ValueError, ChannelInvalidStateError)  # not all versions swallow it
+    assert span["status"] == ("ERROR", "no good")
+    assert [name for name, _ in span["events"]] == ["exception"]
+
+
 async def test_settlements_may_be_switched_off(connect, recorder):
     handled = Handled(await connect(settle="off"))
     assert await handled.by(lambda message: message.ack()) is None

@@ -17,7 +17,7 @@ from .publishing import Exchange
 from .pulling import Pulled, last_pulled
 from .reading import Identity, address, consumed_from, identify, server
 from .rpc import Call, Reply
-from .settling import giving_back
+from .settling import giving_back, leaving
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -96,6 +96,8 @@ class AioPika:
         context = self.telemetry.context()
         if context is None or message.processed:
             return None  # a message is settled once: the library says so itself
+        if leaving.get() and message._IncomingMessage__channel.is_closed:
+            return None
         facts = ((v.RABBITMQ_DELIVERY_TAG, message.delivery_tag),)
         delivery = self.delivery(message, context)
         if delivery is None and giving_back.get():

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 giving_back: ContextVar[bool] = ContextVar("otel_messaging_aio_pika_giving_back", default=False)
 """Whether an iterator is being closed here, and gives back what nobody has handled: that is the library's doing."""
 
+leaving: ContextVar[bool] = ContextVar("otel_messaging_aio_pika_leaving", default=False)
+"""Whether an exception leaves a `message.process()` here: that there is no channel to reject by is swallowed then."""
+
 
 def wrap_process_exit(pika: AioPika, leave: Callable[..., Any]) -> Callable[..., Any]:
     """`message.process()` sees what handling a message raised, even if the application catches it later."""
@@ -28,7 +31,14 @@ def wrap_process_exit(pika: AioPika, leave: Callable[..., Any]) -> Callable[...,
                 delivery.fail(error)
         except Exception as failure:
             report("ProcessContext.__aexit__", failure)
-        return await leave(self, kind, error, trace)
+        if error is None:
+            return await leave(self, kind, error, trace)
+        before = leaving.get()
+        leaving.set(True)
+        try:
+            return await leave(self, kind, error, trace)
+        finally:
+            leaving.set(before)
 
     return wrapper
 
