@@ -11,9 +11,12 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from opentelemetry.semconv._incubating.attributes import messaging_attributes
 
 import otel_messaging
-from otel_messaging.core import settings
+from otel_messaging.aio_pika import reading
+from otel_messaging.core import capturing, headers, propagation, settings
+from otel_messaging.core import vocabulary as v
 from otel_messaging.core.metrics import Metrics
 from otel_messaging.core.vocabulary import Vocabulary
 from tests.support import settings_page
@@ -118,8 +121,37 @@ def test_every_metric_is_explained():
     meter = mock.Mock()
     Metrics(meter, Vocabulary("both"))
     names = {call.args[0] for call in meter.method_calls if "Not exported" not in call.kwargs.values()}
-    explained = set(re.findall(r"`(messaging\.[a-z_.]+)`", settings_page.PAGE.read_text()))
+    (section,) = re.findall(r"^### metrics$(.*?)^### ", settings_page.PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    explained = set(re.findall(r"^\| .*", section, flags=re.MULTILINE))
+    explained = set(re.findall(r"`(messaging\.[a-z_.]+)`", "".join(explained)))
     assert names == explained
+
+
+def test_every_attribute_beyond_the_conventions_is_explained():
+    registered = {value for value in vars(messaging_attributes).values() if isinstance(value, str)}
+    names = {name for keys in Vocabulary("semconv").keys.values() for name, _ in keys if name.startswith("messaging.")}
+    names |= {v.SETTLE_REQUEUE, v.SETTLE_MULTIPLE, v.SETTLE_DELAY, f"{v.CAPTURED_HEADER}<name>"}
+    (section,) = re.findall(
+        r"^## Attributes beyond the conventions$(.*?)^## ",
+        settings_page.PAGE.read_text(),
+        flags=re.MULTILINE | re.DOTALL,
+    )
+    assert names - registered == set(re.findall(r"`(messaging\.[a-z_.<>]+)`", section))
+
+
+TRUST = (ROOT / "docs" / "trust.md").read_text()
+
+
+def test_every_bound_is_that_of_the_code():
+    listed = re.findall(r"^\|.* \| ([\d,]+) \|$", TRUST, flags=re.MULTILINE)
+    baggage = [headers.BAGGAGE_MEMBERS, headers.BAGGAGE_MEMBER_LENGTH]
+    bounds = [headers.LARGEST, *baggage, headers.PARENT_LENGTH, headers.STATE_MEMBERS, propagation.NAMES]
+    assert [int(number.replace(",", "")) for number in listed] == [*bounds, v.LONGEST, capturing.MOST, reading.DEATHS]
+
+
+def test_every_header_that_no_glob_captures_is_listed():
+    (_, section) = TRUST.split("they are captured:")
+    assert re.findall(r"`([^`]+)`", section) == [*capturing.SECRETS, *capturing.CONTEXTS]
 
 
 THROUGH = """

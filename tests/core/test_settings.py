@@ -162,3 +162,18 @@ def test_it_is_told_where_the_settings_came_from():
     assert read == load({"metrics": False}, {**environ, settings.variable("lag"): ""})
     assert origins == {"vocabulary": settings.OPT_IN, "settle": "OTEL_PYTHON_MESSAGING_SETTLE", "metrics": "metrics"}
     assert [warning[1:3] for warning in warnings] == [("OTEL_PYTHON_MESSAGING_LAG", "maybe")]
+
+
+@pytest.mark.parametrize("value", ["logs", "logs/dup", "other,logs"])
+def test_exceptions_as_logs_are_not_followed_yet_and_one_warning_says_so(value, caplog):
+    for _ in range(3):
+        assert load({}, {settings.EXCEPTION_SIGNAL: value}) == Settings()
+    assert caplog.messages == [
+        f"OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN={value!r}: not followed yet, exceptions are recorded as events of spans"
+    ]
+
+
+@pytest.mark.parametrize("value", ["", "spans", "catalogs"])
+def test_other_signals_for_exceptions_are_what_is_done_anyway(value, caplog):
+    load({}, {settings.EXCEPTION_SIGNAL: value})
+    assert caplog.messages == []

@@ -19,7 +19,7 @@ _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 _TEMPORARY = re.compile(r"amq\.gen-|amq\.rabbitmq\.reply-to|amq_(0x)?[0-9a-f]{24,32}$")
 # Headers in which the broker counts: deliveries from a quorum queue, and the times a message was dead-lettered.
 _COUNTS = frozenset({"x-acquired-count", "x-delivery-count", "x-death"})
-_DEATHS = 32  # how many are told of one by one, the latest: before RabbitMQ 4 anybody can say that there were more
+DEATHS = 32  # how many are told of one by one, the latest: before RabbitMQ 4 anybody can say that there were more
 Identity = tuple[Any, Any]
 
 
@@ -78,7 +78,7 @@ def _counted(headers: dict[str, Any], redelivered: bool) -> v.Facts:
     if not isinstance(deaths, list) or not all(isinstance(death, dict) for death in deaths):
         return facts
     first = deaths[-1] if deaths else {}  # the latest is in front
-    told = list(reversed(deaths[:_DEATHS]))
+    told = list(reversed(deaths[:DEATHS]))
     return (
         *facts,
         (v.RABBITMQ_DEATH_QUEUES, [_named(death.get("queue")) or "" for death in told] or None),

@@ -14,7 +14,8 @@ from urllib.parse import quote_plus, unquote_plus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LARGEST = 8192  # bytes of one header
+LARGEST = 8192
+"""How many bytes of a header a propagator is given."""
 _GAP = " " * 64  # a run of blanks that nobody writes
 
 # Both expressions match in a time that grows with the length alone: no two neighbours in them share a character.
@@ -27,10 +28,10 @@ _STATE_KEY = r"(?:[a-z][_0-9a-z\-*/]{0,255}|[a-z0-9][_0-9a-z\-*/]{0,240}@[a-z][_
 _STATE_MEMBER = re.compile(rf"{_STATE_KEY}=[ -+\--<>-~]{{0,255}}[!-+\--<>-~]")
 
 _BLANKS = re.compile(r"(?<! ) +(?=[,;=])|(?<=[,;=]) +")  # around delimiters; each run is looked at once
-_BAGGAGE_MEMBERS, _BAGGAGE_MEMBER_LENGTH = 180, 4096
+BAGGAGE_MEMBERS, BAGGAGE_MEMBER_LENGTH = 180, 4096
 _GROWTH = 3  # times that baggage is as long at most, once it is decoded and encoded again
-_STATE_MEMBERS = 32
-_PARENT_LENGTH = 512
+STATE_MEMBERS = 32
+PARENT_LENGTH = 512
 
 _NAME = re.compile(_TOKEN + "{1,255}")
 
@@ -47,7 +48,7 @@ def harmless(name: str, text: str) -> str | None:
         W3C's headers only what is well formed. None where nothing is left.
     """
     text = text.replace("\t", " ").strip()
-    if len(text) > _LARGEST or not text.isprintable() or (not text.isascii() and len(text.encode()) > _LARGEST):
+    if len(text) > LARGEST or not text.isprintable() or (not text.isascii() and len(text.encode()) > LARGEST):
         return None
     tidy = _TIDIED.get(name)
     if tidy is not None:
@@ -63,22 +64,18 @@ def is_sendable(name: Any, value: Any) -> bool:
 
 
 def _parent(text: str) -> str:
-    return text if len(text) <= _PARENT_LENGTH else ""
+    return text if len(text) <= PARENT_LENGTH else ""
 
 
 def _baggage(text: str) -> str:
     """The members that are well formed and can travel on, of the first 180: no propagator takes more."""
-    if (
-        len(text) <= _BAGGAGE_MEMBER_LENGTH // _GROWTH
-        and text.count(",") < _BAGGAGE_MEMBERS
-        and _BAGGAGE.fullmatch(text)
-    ):
+    if len(text) <= BAGGAGE_MEMBER_LENGTH // _GROWTH and text.count(",") < BAGGAGE_MEMBERS and _BAGGAGE.fullmatch(text):
         return text  # as nearly all write it
-    taken, room = [], _LARGEST
-    for member in [member for member in _BLANKS.sub("", text).split(",") if member][:_BAGGAGE_MEMBERS]:
+    taken, room = [], LARGEST
+    for member in [member for member in _BLANKS.sub("", text).split(",") if member][:BAGGAGE_MEMBERS]:
         if _BAGGAGE_MEMBER.fullmatch(member):
             size = _encoded(member)
-            if size <= min(room, _BAGGAGE_MEMBER_LENGTH):
+            if size <= min(room, BAGGAGE_MEMBER_LENGTH):
                 taken.append(member)
                 room -= size + 1
     return ",".join(taken)
@@ -92,7 +89,7 @@ def _encoded(member: str) -> int:
 def _state(text: str) -> str:
     """All members, or none where one is malformed, as the specification wants it."""
     members = [member for member in (part.strip() for part in text.split(",")) if member]
-    well_formed = len(members) <= _STATE_MEMBERS and all(map(_STATE_MEMBER.fullmatch, members))
+    well_formed = len(members) <= STATE_MEMBERS and all(map(_STATE_MEMBER.fullmatch, members))
     return ",".join(members) if well_formed else ""
 
 

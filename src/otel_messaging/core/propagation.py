@@ -36,9 +36,8 @@ _TAILS = {flags: f"-{flags:02x}" for flags in range(4)}
 _NOTHING: dict[str, str] = {}
 (BAGGAGE,) = baggage.clear(Context())
 """The key of baggage in a context, which the API keeps to itself."""
-_NAMES = (
-    256  # of headers that a propagator may look through: some look for a prefix, and copy all they have found so far
-)
+NAMES = 256
+"""How many headers a propagator may look through: some look for a prefix, and copy what they have at each find."""
 
 
 class _Known(NamedTuple):
@@ -106,7 +105,7 @@ class _HeaderGetter(Getter["Mapping[str, Any]"]):
         return None if given is None else [given]
 
     def keys(self, carrier: Mapping[str, Any]) -> list[str]:
-        return [name for name in islice(carrier, _NAMES) if len(name) <= _NAMES]
+        return [name for name in islice(carrier, NAMES) if len(name) <= NAMES]
 
 
 _getter = _HeaderGetter()

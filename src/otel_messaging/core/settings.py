@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("otel_messaging")
 
 OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
+EXCEPTION_SIGNAL = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
 _PREFIX = "OTEL_PYTHON_MESSAGING_"
 _told: set[tuple[str, Any]] = set()  # of bad variables, in this process
 
@@ -105,12 +107,15 @@ def load(arguments: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
     Returns:
         The settings in force. A bad value is logged with what is used instead; it never raises.
     """
+    signal = environ.get(EXCEPTION_SIGNAL, "")
+    if "logs" in re.split("[,/ ]", signal):
+        _warn("%s=%r: not followed yet, exceptions are recorded as events of spans", EXCEPTION_SIGNAL, signal)
     return read(arguments, environ, _warn)[0]
 
 
 def _warn(text: str, source: str, value: Any, *details: Any) -> None:
     """Log a bad value; that of a variable once, though each instrumentor reads it."""
-    if source.startswith(_PREFIX):
+    if source.startswith("OTEL_"):
         if (source, value) in _told:
             return
         _told.add((source, value))
