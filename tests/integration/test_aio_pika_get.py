@@ -64,7 +64,7 @@ async def test_a_message_is_handled_until_it_is_settled(connect, recorder, vocab
         "parent": None,
         "links": [span_id(published)],
         "status": ("UNSET", None),
-        "attributes": {**found, **ids, **operation},
+        "attributes": {**found, **ids, **operation, **driver.peer()},
         "events": [],
     }
     assert call.end_time <= handled.start_time

@@ -67,6 +67,8 @@ async def test_a_direct_reply_is_a_message_that_was_delivered(vocabulary, asked,
         "messaging.operation.name": "publish",
         "messaging.operation.type": "send",
         "messaging.destination.temporary": True,
+        "messaging.destination.anonymous": True,
+        **driver.peer(),
     }
     chosen = {"guide": guide, "semconv": semconv, "both": {**guide, **semconv}}[vocabulary]
     span = recorder.span("publish")

@@ -9,12 +9,11 @@ from aio_pika import Message
 from aio_pika.exceptions import QueueEmpty
 from aio_pika.patterns import RPC
 
-from otel_messaging.aio_pika import adapter, consuming, iterating, publishing, pulling, rpc
+from otel_messaging.aio_pika import adapter, connections, consuming, iterating, publishing, pulling, rpc
 from otel_messaging.core import scope, telemetry
 
 BROKEN = [
     (adapter, "identify"),
-    (adapter, "address"),
     (adapter.AioPika, "source"),
     (adapter.AioPika, "pattern"),
     (adapter.AioPika, "asks"),
@@ -22,9 +21,12 @@ BROKEN = [
     (adapter.AioPika, "got_none"),
     (adapter.AioPika, "settlement"),
     (adapter.AioPika, "delivery"),
+    (connections, "keep"),
+    (connections, "server"),
+    (connections.Connection, "declared"),
+    (connections.v, "peer"),
     (consuming, "describe"),
     (consuming, "fold"),
-    (consuming, "server"),
     (consuming, "_is_application"),
     (consuming.Source, "hand_out"),
     (consuming.Source, "pull"),
@@ -32,7 +34,8 @@ BROKEN = [
     (iterating, "keep"),
     (iterating, "find"),
     (publishing, "keep"),
-    (publishing, "server"),
+    (publishing, "transport"),
+    (publishing, "fits"),
     (publishing, "_complete"),
     (publishing, "_returned"),
     (publishing, "assigned_id"),

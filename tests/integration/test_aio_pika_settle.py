@@ -49,7 +49,7 @@ class Handled:
             return done.set()
 
         for number in range(messages):
-            message = Message(b"%d" % number)
+            message = Message(b"%d" % number, message_id=f"m-{number}", correlation_id="c-1")
             await self.driver.channel.default_exchange.publish(message, queue.name)
         tag = await queue.consume(handle, **options)
         await asyncio.wait_for(done.wait(), 5)
@@ -72,6 +72,8 @@ def events(recorder, handled):
     return shape(recorder.spans(f"receive {handled.queue.name}")[0])["events"]
 
 
+IDS = {"messaging.message.id": "m-0", "messaging.message.conversation_id": "c-1"}
+"""Those of the message, which are not told where several are settled at once."""
 SETTLEMENTS = [
     ("ack", (), {}, {}),
     ("ack", (True,), {}, {"messaging.settle.multiple": True}),
@@ -112,6 +114,8 @@ async def test_a_settlement_is_a_client_span_in_the_conventions(conventions, rec
             "messaging.rabbitmq.destination.routing_key": name,
             "messaging.rabbitmq.message.delivery_tag": 1,
             **conventions.driver._server(),
+            **conventions.driver.peer(),
+            **({} if "messaging.settle.multiple" in details else IDS),
             **details,
         },
         "events": [],

@@ -12,10 +12,11 @@ from otel_messaging.core.operations import Failure, Moment
 from otel_messaging.core.settling import Last
 from otel_messaging.core.state import find, keep
 
+from .connections import Connection
 from .consuming import Source
 from .publishing import Exchange
 from .pulling import Pulled, last_pulled
-from .reading import Identity, address, consumed_from, identify, server
+from .reading import Identity, address, consumed_from, identify, server, transport
 from .rpc import Call, Reply
 from .settling import giving_back, leaving
 
@@ -34,13 +35,15 @@ class AioPika:
         self.telemetry = telemetry
         self.pulled: dict[Identity, Pulled] = {}
         self._settled: Cache[tuple[Any, ...], Operation] = Cache()
-        self._sources: Cache[tuple[Any, ...], Source] = Cache()
 
-    def source(self, queue: str, url: Any) -> Source:
-        """What is kept for the consumers of a queue: some programs make a new one for each message."""
-        key = (queue, url.scheme, url.host, url.port, url.path)
-        source = self._sources.get(key)
-        return source or self._sources.put(key, Source(self.telemetry, queue, url))
+    def source(self, queue: str, connection: Any) -> Source:
+        """What is kept for the consumers of a queue.
+
+        Args:
+            queue: its name.
+            connection: the transport's.
+        """
+        return keep(connection, self.telemetry, Connection).source(queue)
 
     def pattern(
         self, pattern: Call | Reply, exchange: Any, message: Any, routing_key: str, context: Context
@@ -68,7 +71,7 @@ class AioPika:
         context = self.telemetry.context()
         if context is None:
             return
-        source = self.source(queue.name, message._IncomingMessage__channel.connection.url)
+        source = self.source(queue.name, message._IncomingMessage__channel.connection)
         delivery = source.pull(message, context, began)
         if delivery is None:
             return
@@ -79,10 +82,14 @@ class AioPika:
 
     def got_none(self, queue: Any, error: BaseException, began: Moment) -> None:
         """Asking a queue for one message has failed."""
-        context, url = self.telemetry.context(), address(queue)
-        if context is not None and url is not None and not isinstance(error, asyncio.QueueEmpty):
-            operation = self.source(queue.name, url).asking()
-            self.telemetry.receive(operation, (), (), context, began, error)
+        context = self.telemetry.context()
+        if context is not None and not isinstance(error, asyncio.QueueEmpty):
+            connection = transport(queue)
+            if connection is not None:
+                source = self.source(queue.name, connection)
+            else:
+                source = Source(self.telemetry, queue.name, ((v.SYSTEM, "rabbitmq"), *server(address(queue))))
+            self.telemetry.receive(source.asking(), (), (), context, began, error)
 
     def settlement(self, verb: str, message: Any, details: v.Attributes) -> Ends | None:
         """Begin to settle a message."""
@@ -98,7 +105,9 @@ class AioPika:
             return None  # a message is settled once: the library says so itself
         if leaving.get() and message._IncomingMessage__channel.is_closed:
             return None
-        facts = ((v.RABBITMQ_DELIVERY_TAG, message.delivery_tag),)
+        facts: v.Facts = ((v.RABBITMQ_DELIVERY_TAG, message.delivery_tag),)
+        if v.SETTLE_MULTIPLE not in details:
+            facts += ((v.MESSAGE_ID, message.message_id), (v.CONVERSATION_ID, message.correlation_id))
         delivery = self.delivery(message, context)
         if delivery is None and giving_back.get():
             return None
@@ -118,10 +127,11 @@ class AioPika:
 
     def _settled_operation(self, message: Any) -> Operation:
         routed = (message.exchange or "", message.routing_key or "")
-        facts = ((v.SYSTEM, "rabbitmq"), *server(message._IncomingMessage__channel.connection.url))
-        operation = self._settled.get((routed, facts))
+        connection = keep(message._IncomingMessage__channel.connection, self.telemetry, Connection)
+        operation = self._settled.get((routed, connection.facts))
         if operation is None:
-            destination = consumed_from(*routed, "", self.telemetry.vocabulary.semconv)
-            operation = self.telemetry.operation(v.DELIVER, "process", destination, facts)
-            self._settled.put((routed, facts), operation)
+            temporary = not routed[0] and connection.is_temporary(routed[1])
+            destination = consumed_from(*routed, "", self.telemetry.vocabulary.semconv, temporary)
+            operation = self.telemetry.operation(v.DELIVER, "process", destination, connection.facts)
+            self._settled.put((routed, connection.facts), operation)
         return operation

@@ -11,7 +11,7 @@ from otel_messaging.core.cache import Cache
 from otel_messaging.core.safety import report
 from otel_messaging.core.scope import handle
 
-from .reading import consumed_from, describe, fold, identify, server, time_waited
+from .reading import consumed_from, describe, fold, identify, time_waited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +25,20 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """What is kept for the consumers of a queue."""
+    """What is kept for the consumers of a queue.
 
-    def __init__(self, telemetry: Telemetry, queue: str, url: Any) -> None:
+    Args:
+        telemetry: the telemetry in force.
+        queue: its name.
+        facts: what is known of its server.
+        temporary: whether it does not last.
+    """
+
+    def __init__(self, telemetry: Telemetry, queue: str, facts: v.Facts, temporary: bool = False) -> None:
         self.telemetry = telemetry
         self._queue = queue
-        self._facts = ((v.SYSTEM, "rabbitmq"), *server(url))
+        self._facts = facts
+        self._temporary = temporary
         self._operations: Cache[tuple[Any, Any], Operation] = Cache()
         self._pulls: Cache[tuple[Any, Any], Pull] = Cache()
 
@@ -84,7 +92,7 @@ class Source:
 
     def asking(self) -> Operation:
         """To ask for a message that never comes, of which one knows nothing but the queue."""
-        destination = consumed_from("", "", self._queue, self.telemetry.vocabulary.semconv)
+        destination = consumed_from("", "", self._queue, self.telemetry.vocabulary.semconv, self._temporary)
         return self.telemetry.operation(v.RECEIVE, "get", destination, self._facts)
 
     def _pull(self, exchange: Any, routing_key: Any) -> Pull:
@@ -96,8 +104,8 @@ class Source:
 
     def _routed(self, exchange: Any, routing_key: Any) -> tuple[v.Destination, v.Facts]:
         """The destination of messages that were routed so, and what is known of all of them."""
-        names = self.telemetry.vocabulary
-        destination = consumed_from(exchange or "", routing_key or "", self._queue, names.semconv)
+        composed = self.telemetry.vocabulary.semconv
+        destination = consumed_from(exchange or "", routing_key or "", self._queue, composed, self._temporary)
         return destination, (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
 
 
@@ -111,7 +119,7 @@ def wrap_basic_consume(pika: AioPika, consume: Callable[..., Any]) -> Callable[.
         callback = consumer_callback
         try:
             if pika.telemetry.enabled and _is_application(callback):
-                source = pika.source(queue, self.connection.url)
+                source = pika.source(queue, self.connection)
                 callback = partial(handle, partial(_deliver, source, callback), callback)
         except Exception as error:
             report("Channel.basic_consume", error)

@@ -43,7 +43,7 @@ class _Iterated:
         """
         channel = message._IncomingMessage__channel
         if self._source is None:
-            self._source = pika.source(self._queue.name, channel.connection.url)
+            self._source = pika.source(self._queue.name, channel.connection)
         delivery = self._source.hand_out(message, message, message.body, identify(message))
         (held or self.shared.asked()).hold(delivery)
         if delivery is not None:

@@ -50,4 +50,4 @@ def _source(pika: AioPika, message: Any) -> Source:
     if isinstance(given, partial) and given.args and isinstance(given.args[0], Source):
         return given.args[0]
     queue = getattr(getattr(given, "__self__", None), "_amqp_queue", None)
-    return pika.source(getattr(queue, "name", ""), channel.connection.url)
+    return pika.source(getattr(queue, "name", ""), channel.connection)

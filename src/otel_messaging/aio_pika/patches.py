@@ -6,6 +6,7 @@ from otel_messaging.core.patching import Patch
 from otel_messaging.core.settling import settles
 
 from .adapter import AioPika
+from .connections import wrap_queue_declare
 from .consuming import wrap_basic_consume
 from .iterating import wrap_aenter, wrap_aexit, wrap_aiter, wrap_anext, wrap_close
 from .publishing import wrap_basic_publish, wrap_publish
@@ -23,6 +24,7 @@ patches = (
     Patch("aio_pika.exchange", "Exchange", "publish", wrap_publish),
     Patch(*_CHANNEL, "basic_publish", wrap_basic_publish),
     Patch(*_CHANNEL, "basic_consume", wrap_basic_consume),
+    Patch(*_CHANNEL, "queue_declare", wrap_queue_declare),
     Patch("aio_pika.queue", "Queue", "get", wrap_get),
     Patch("aio_pika.queue", "Queue", "__aiter__", wrap_aiter),
     Patch(*_ITERATOR, "__aiter__", wrap_aiter),

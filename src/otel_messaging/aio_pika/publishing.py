@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
@@ -13,8 +14,9 @@ from otel_messaging.core.safety import report
 from otel_messaging.core.state import ATTRIBUTE, keep
 from otel_messaging.core.telemetry import PublishRequest
 
+from .connections import Connection
 from .limits import fits
-from .reading import address, assigned_id, fold, published_to, server, wishes
+from .reading import address, assigned_id, fold, published_to, server, transport, wishes
 from .rpc import at_work, end
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ class Exchange:
 
     def __init__(self, telemetry: Telemetry, exchange: Any) -> None:
         self.telemetry = telemetry
+        self._exchange = ref(exchange)
         self._name = exchange.name
-        self._facts = ((v.SYSTEM, "rabbitmq"), *server(address(exchange)))
         self._operations: Cache[tuple[str, str], Operation] = Cache()
 
     def publish(self, message: Any, routing_key: str, context: Context, verb: str = "publish") -> Publication:
@@ -61,10 +63,24 @@ class Exchange:
         headers = message.headers
         return self.telemetry.publish(operation, known, fold(headers) if headers else None, context)
 
+    def forget(self, queue: str | None = None) -> None:
+        """The connection is closed, and the next one may be to another address; or a queue has become another one."""
+        for verb, routing_key in tuple(self._operations):
+            if queue is None or routing_key == queue:
+                self._operations.pop((verb, routing_key), None)
+
     def _operation(self, verb: str, routing_key: str) -> Operation:
         named = str.__str__(routing_key)  # an enumeration's value
-        facts = (*self._facts, (v.RABBITMQ_ROUTING_KEY, named or None))
-        destination = published_to(self._name, named, self.telemetry.vocabulary.semconv)
+        exchange = self._exchange()
+        connection, temporary = transport(exchange), False
+        if connection is not None:
+            state = keep(connection, self.telemetry, Connection)
+            state.exchanges.add(self)
+            common, temporary = state.facts, state.is_temporary(named)
+        else:
+            common = ((v.SYSTEM, "rabbitmq"), *server(address(exchange)))
+        facts = (*common, (v.RABBITMQ_ROUTING_KEY, named or None))
+        destination = published_to(self._name, named, self.telemetry.vocabulary.semconv, temporary)
         operation = self.telemetry.operation(v.PUBLISH, verb, destination, facts)
         return self._operations.put((verb, routing_key), operation)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 # Queues that the broker names, that stand for direct replies, and that a robust queue names.
-_TEMPORARY = re.compile(r"amq\.gen-|amq\.rabbitmq\.reply-to|amq_(0x)?[0-9a-f]{24,32}$")
+_ANONYMOUS = re.compile(r"amq\.gen-|amq\.rabbitmq\.reply-to|amq_(0x)?[0-9a-f]{24,32}$")
 # Headers in which the broker counts: deliveries from a quorum queue, and the times a message was dead-lettered.
 _COUNTS = frozenset({"x-acquired-count", "x-delivery-count", "x-death"})
 DEATHS = 32  # how many are told of one by one, the latest: before RabbitMQ 4 anybody can say that there were more
@@ -111,20 +111,28 @@ def time_waited(sent: Any) -> float | None:
     return float(time.time() - sent.timestamp())
 
 
-def published_to(exchange: str, routing_key: str, composed: bool) -> v.Destination:
+def published_to(exchange: str, routing_key: str, composed: bool, temporary: bool = False) -> v.Destination:
     """Where a message is published to.
 
     Args:
         exchange: its name; empty for the default one.
         routing_key: that of the message.
         composed: whether the conventions' name, which has both parts, is in force.
+        temporary: whether the routing key is the name of a queue that does not last.
     """
-    temporary = bool(_TEMPORARY.match(routing_key)) and (composed or not exchange)
+    anonymous = bool(_ANONYMOUS.match(routing_key)) and (composed or not exchange)
     named = ":".join(part for part in (exchange, routing_key) if part) or "amq.default"
-    return v.Destination(exchange or routing_key or "amq.default", semconv=named, temporary=temporary)
+    return v.Destination(
+        exchange or routing_key or "amq.default",
+        semconv=named,
+        temporary=anonymous or (temporary and not exchange),
+        anonymous=anonymous,
+    )
 
 
-def consumed_from(exchange: str, routing_key: str, queue: str, composed: bool) -> v.Destination:
+def consumed_from(
+    exchange: str, routing_key: str, queue: str, composed: bool, temporary: bool = False
+) -> v.Destination:
     """Where a message is consumed from; of exchange, routing key and queue those that are not known are empty.
 
     Args:
@@ -132,11 +140,12 @@ def consumed_from(exchange: str, routing_key: str, queue: str, composed: bool) -
         routing_key: with which key.
         queue: what it has come from.
         composed: as for `published_to`.
+        temporary: whether that queue does not last.
     """
     parts = dict.fromkeys(part for part in (exchange, routing_key, queue) if part)
     name = queue or exchange or routing_key
-    temporary = any(_TEMPORARY.match(part) for part in (parts if composed else (name,)))
-    return v.Destination(name, semconv=":".join(parts), temporary=temporary)
+    anonymous = any(_ANONYMOUS.match(part) for part in (parts if composed else (name,)))
+    return v.Destination(name, semconv=":".join(parts), temporary=anonymous or temporary, anonymous=anonymous)
 
 
 def server(url: Any) -> v.Facts:
@@ -153,6 +162,15 @@ def address(owner: Any) -> Any:
     channel = getattr(owner, "channel", None)  # gone when the exchange is deleted
     connection = getattr(channel, "_connection", None) or getattr(channel, "connection", None)  # the latter in 9.0
     return getattr(connection, "url", None)
+
+
+def transport(owner: Any) -> Any:
+    """The connection of the transport that an exchange or a queue is behind; None while there is none."""
+    channel = getattr(owner, "channel", None)
+    connection = getattr(channel, "_connection", None)
+    if connection is None:
+        return getattr(channel, "connection", None)  # in 9.0
+    return getattr(getattr(connection, "transport", None), "connection", None)
 
 
 def fold(headers: Mapping[Any, Any] | None) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from urllib.parse import urlsplit
 
 from otel_messaging import AioPikaInstrumentor
@@ -133,7 +134,7 @@ class AioPikaDriver(Driver):
             **self._server(),
         }
         guide = {"messaging.operation": "publish", "messaging.message.payload_size_bytes": len(body)}
-        semconv = {"messaging.operation.name": "publish", "messaging.operation.type": "send"}
+        semconv = {"messaging.operation.name": "publish", "messaging.operation.type": "send", **self.peer()}
         return both(vocabulary, {**common, **guide}, {**common, **semconv})
 
     def consumed(self, vocabulary, destination, body):
@@ -150,6 +151,12 @@ class AioPikaDriver(Driver):
     def _server(self):
         url = urlsplit(self.address)
         return {"server.address": url.hostname, "server.port": url.port or 5672}
+
+    def peer(self):
+        """What the conventions tell of the connection where the broker is called."""
+        server = self._server()
+        address = socket.gethostbyname(server["server.address"])
+        return {"network.peer.address": address, "network.peer.port": server["server.port"]}
 
     def varying_types(self, vocabulary):
         return {"messaging.message.id": "str", "messaging.rabbitmq.message.delivery_tag": "int"}
