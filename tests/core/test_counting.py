@@ -168,7 +168,7 @@ def test_a_series_begins_at_its_first_message(recording):
 def test_a_count_is_no_example_of_the_span_that_collects(recording):
     tracers = TracerProvider()
     telemetry = recording.telemetry(tracers)
-    lag = telemetry.lag(((v.SYSTEM, "kafka"), (v.DESTINATION, "orders")))
+    lag = telemetry.lag(v.Destination("orders"), FACTS)
     lag.value = 7
     publish(telemetry, publishing(telemetry))
     with tracers.get_tracer("job").start_as_current_span("unrelated job"):
@@ -249,7 +249,7 @@ def test_the_lag_is_not_known_any_more_when_instrumentation_has_ended(recording)
     telemetry = recording.telemetry()
     lags = []
     for value in (7, 8):
-        lags.append(telemetry.lag(((v.SYSTEM, "kafka"), (v.DESTINATION, "orders"))))
+        lags.append(telemetry.lag(v.Destination("orders"), FACTS))
         lags[-1].value = value
         assert [point.value for point in points(recording.whole, "messaging.consumer.lag")] == [value]
         telemetry.close()
@@ -298,7 +298,7 @@ def unset(monkeypatch):
 def test_a_provider_that_is_set_late_is_told_all_from_then_on(recording, unset, again):
     def begin(provider=None):
         telemetry = Telemetry("test", Settings(), TracerProvider(), provider)
-        telemetry.lag(((v.SYSTEM, "kafka"),))
+        telemetry.lag(v.Destination("orders"), FACTS)
         return telemetry, publishing(telemetry)
 
     telemetry, operation = begin()
@@ -314,7 +314,7 @@ def test_a_provider_that_is_set_late_is_told_all_from_then_on(recording, unset, 
         telemetry.close()
         telemetry, operation = begin(recording.provider if again == "with the provider" else None)
     publish(telemetry, operation)
-    lag = telemetry.lag(((v.SYSTEM, "kafka"), (v.DESTINATION, "orders")))
+    lag = telemetry.lag(v.Destination("orders"), FACTS)
     lag.value = 7
     assert (recording.total(), recording.more()) == (3, 3)
     assert [point.value for point in points(recording.whole, "messaging.consumer.lag")] == [7]

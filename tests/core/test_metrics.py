@@ -143,7 +143,10 @@ def test_threads_may_make_operations_while_metrics_are_collected(desk, recorder,
     kept = []
 
     def make():
-        kept.extend((office.operation(v.PUBLISH, "send"), office.telemetry.lag(FACTS)) for _ in range(2000))
+        kept.extend(
+            (office.operation(v.PUBLISH, "send"), office.telemetry.lag(v.Destination("orders"), FACTS))
+            for _ in range(2000)
+        )
 
     thread = threading.Thread(target=make)
     before = sys.getswitchinterval()

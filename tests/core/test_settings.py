@@ -30,6 +30,7 @@ GOOD = [
     ("lag", "no", False),
     ("store_context", "true", True),
     ("excluded_destinations", "health", ("health",)),
+    ("destination_templates", "devices.*.status, users.*", ("devices.*.status", "users.*")),
     ("excluded_destinations", "health.*, ,audit-?", ("health.*", "audit-?")),
     ("capture_headers", "x-*,tenant", ("x-*", "tenant")),
 ]

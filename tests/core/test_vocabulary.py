@@ -8,11 +8,13 @@ from opentelemetry.trace import SpanKind
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.vocabulary import Destination, Vocabulary
 
+MODES = ("guide", "semconv", "both")
+
 # fact, value, what the guide writes, what the conventions write
 ROWS = [
     (v.SYSTEM, "kafka", {"messaging.system": "kafka"}, {"messaging.system": "kafka"}),
     (v.DESTINATION, "orders", {"messaging.destination.name": "orders"}, {"messaging.destination.name": "orders"}),
-    (v.TEMPLATE, "orders.*", {}, {"messaging.destination.template": "orders.*"}),
+    (v.TEMPLATE, "a.*", {"messaging.destination.template": "a.*"}, {"messaging.destination.template": "a.*"}),
     (v.TEMPORARY, True, {}, {"messaging.destination.temporary": True}),
     (v.ANONYMOUS, True, {}, {"messaging.destination.anonymous": True}),
     (v.OPERATION, "publish", {"messaging.operation": "publish"}, {}),
@@ -240,9 +242,11 @@ def test_a_destination_is_named(destination, guide_name, guide_destination, name
     guide, semconv = Vocabulary("guide"), Vocabulary("semconv")
     assert guide.span_name(v.PUBLISH, "publish", destination) == guide_name
     assert semconv.span_name(v.PUBLISH, "publish", destination) == name
+    template = {key: value for key, value in attributes.items() if key == "messaging.destination.template"}
     assert guide.write({}, guide.describe(v.PUBLISH, "publish", destination, ())) == {
         "messaging.operation": "publish",
         "messaging.destination.name": guide_destination,
+        **template,
     }
     operation = {"messaging.operation.name": "publish", "messaging.operation.type": "send"}
     assert semconv.write({}, semconv.describe(v.PUBLISH, "publish", destination, ())) == {**operation, **attributes}
@@ -287,7 +291,7 @@ LOW = ((v.SYSTEM, "kafka"), (v.GROUP, "g"), (v.SERVER_ADDRESS, "h"), (v.SERVER_P
 
 
 def test_the_conventions_metrics_have_what_is_low_in_cardinality():
-    attributes = Vocabulary("semconv").metric_attributes(v.DELIVER, "process", Destination("orders"), HIGH + LOW)
+    attributes = Vocabulary("semconv").metric_attributes("process", Destination("orders"), HIGH + LOW)
     assert typed(attributes) == typed(
         {
             "messaging.system": "kafka",
@@ -302,7 +306,7 @@ def test_the_conventions_metrics_have_what_is_low_in_cardinality():
 
 
 def test_the_guides_metrics_have_fewer():
-    attributes = Vocabulary("guide").metric_attributes(v.DELIVER, "process", Destination("orders"), HIGH + LOW)
+    attributes = Vocabulary("guide").metric_attributes("process", Destination("orders"), HIGH + LOW)
     assert attributes == {
         "messaging.system": "kafka",
         "messaging.destination.name": "orders",
@@ -310,16 +314,43 @@ def test_the_guides_metrics_have_fewer():
     }
 
 
-@pytest.mark.parametrize("mode", ["guide", "semconv"])
 @pytest.mark.parametrize(
-    ("destination", "name"),
+    ("destination", "template"),
     [
         (Destination("orders.eu", template="orders.*"), "orders.*"),
         (Destination("amq.gen-1", temporary=True), None),
         (Destination("made.up", template="made.*", temporary=True), "made.*"),
+        (Destination("devices.7.status"), "devices.*.status"),
+        (Destination("devices.7.status", template="devices.>"), "devices.*.status"),
+        (Destination("devices.7", temporary=True), "devices.*"),
     ],
 )
-def test_metrics_never_have_a_name_that_is_made_up(mode, destination, name):
-    attributes = Vocabulary(mode).metric_attributes(v.PUBLISH, "publish", destination, ())
-    assert attributes.get("messaging.destination.name") == name
-    assert "messaging.destination.temporary" not in attributes
+def test_metrics_never_have_a_name_that_is_made_up(destination, template):
+    """A template is in the name's place in the guide, and beside it in the conventions."""
+    expected = {} if template is None else {"messaging.destination.name": template}
+    beside = {} if template is None else {"messaging.destination.template": template}
+    operation = {"messaging.operation.name": "publish"}
+    globs = ("devices.*.status", "devices.*")
+    found = [Vocabulary(mode, globs).metric_attributes("publish", destination, ()) for mode in MODES]
+    assert found == [expected, {**operation, **beside}, {**operation, **expected, **beside}]
+
+
+# destination, span names in the guide and in the conventions, the template on a span in each
+TEMPLATES = [
+    (Destination("orders"), "orders", "orders", None, None),
+    (Destination("devices.7.status"), "devices.*.status", "devices.*.status", "devices.*.status", "devices.*.status"),
+    (Destination("devices.7.alarm"), "devices.*", "devices.*", "devices.*", "devices.*"),
+    (Destination("Devices.7"), "Devices.7", "Devices.7", None, None),
+    (Destination("logs", semconv="logs:eu.7"), "logs", "logs:*", None, "logs:*"),
+    (Destination("", template="a.*"), "a.*", "a.*", "a.*", "a.*"),
+]
+
+
+@pytest.mark.parametrize(("destination", "guide_name", "name", "guide_template", "template"), TEMPLATES)
+def test_a_glob_stands_for_the_names_that_it_matches(destination, guide_name, name, guide_template, template):
+    for mode, named, its_template in (("guide", guide_name, guide_template), ("semconv", name, template)):
+        names = Vocabulary(mode, ("devices.*.status", "devices.*", "logs:*"))
+        assert names.span_name(v.PUBLISH, "publish", destination) == f"publish {named}"
+        attributes = names.write({}, names.describe(v.PUBLISH, "publish", destination, ()))
+        assert attributes.get("messaging.destination.template") == its_template
+        assert attributes.get("messaging.destination.name") == (names.destination(destination) or None)

@@ -163,6 +163,26 @@ async def test_a_queue_called_amq_something_by_the_application_is_not_temporary(
     recorder.span(f"publish {queue.name}")
 
 
+async def test_a_template_stands_for_routing_keys(exchange, recorder, vocabulary):
+    """In the conventions they are part of the name, in the guide they are not."""
+    globs = "*:devices.*.status,*:devices.*.status:*"
+    _, exchange, queue = await exchange(ExchangeType.TOPIC, "devices.#", destination_templates=globs, settle="off")
+    for number in range(5):
+        await exchange.publish(Message(b""), f"devices.{number}.status")
+        await (await queue.get()).ack()
+    published, consumed = recorder.producers(5), recorder.consumers(5)
+    names = {span.name for span in published}, {span.name for span in consumed}
+    points = {metric: len(found) for metric, found in recorder.metrics().items() if "lag" not in metric}
+    if vocabulary == "guide":
+        assert names == ({f"publish {exchange.name}"}, {f"receive {queue.name}"})
+    else:
+        assert names == ({"publish *:devices.*.status"}, {"process *:devices.*.status:*"})
+        keys = [f"{exchange.name}:devices.{number}.status" for number in range(5)]
+        assert [span.attributes["messaging.destination.name"] for span in published] == keys
+        assert points.pop("messaging.client.operation.duration") == 2  # to publish and to get
+    assert set(points.values()) == {1}
+
+
 @pytest.mark.parametrize("way", ["callback", "loop", "get", "process"])
 async def test_where_a_request_asks_to_be_answered_is_no_name_whatever_it_looks_like(
     connect, recorder, vocabulary, way

@@ -12,6 +12,13 @@ from tests.support.drivers import CALLBACKS
 from tests.support.recorder import span_id
 from tests.support.waiting import until
 
+GUIDE = ("messaging.messages.produced", "messaging.messages.consumed", "messaging.processing.duration")
+CONVENTIONS = (
+    "messaging.client.sent.messages",
+    "messaging.client.consumed.messages",
+    "messaging.client.operation.duration",
+    "messaging.process.duration",
+)
 with_callbacks = pytest.mark.parametrize("library", CALLBACKS)
 
 
@@ -78,6 +85,30 @@ async def test_what_no_glob_matches_is_not_excluded(connect, recorder):
     await exchanged(driver, driver.name())
     recorder.producers(1)
     recorder.consumers(1)
+
+
+async def test_a_template_stands_for_the_names_that_it_matches(connect_with, recorder, vocabulary):
+    driver = await connect_with(destination_templates=["other-*", "test-*"])
+    names = [driver.name() for _ in range(3)]
+    for name in names:
+        await exchanged(driver, name)
+    verbs = {"guide": ("publish", "receive")}.get(vocabulary, (driver.verb, "process"))
+    template = {"messaging.destination.template": "test-*"}
+    spans = zip(names, recorder.producers(3), recorder.consumers(3), strict=True)
+    for name, published, consumed in spans:
+        assert [published.name, consumed.name] == [f"{verb} test-*" for verb in verbs]
+        expected = {**driver.published(vocabulary, name, b"body"), **template}
+        assert {**dict(published.attributes), **expected} == dict(published.attributes)
+        expected = {**driver.consumed(vocabulary, name, b"body"), **template}
+        assert {**dict(consumed.attributes), **expected} == dict(consumed.attributes)
+    ours = {"guide": (True, False), "semconv": (False, True), "both": (True, True)}[vocabulary]
+    for metric, points in recorder.metrics().items():
+        in_name, beside = (True, False) if metric in GUIDE else (False, True) if metric in CONVENTIONS else ours
+        for attributes, _ in points:
+            assert attributes.get("messaging.destination.name") == ("test-*" if in_name else None)
+            assert attributes.get("messaging.destination.template") == ("test-*" if beside else None)
+        if metric in ("messaging.messages.produced", "messaging.client.sent.messages"):
+            assert [value for _, value in points] == [3]
 
 
 async def test_headers_can_be_captured_but_not_those_of_propagation(connect_with, recorder, vocabulary):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import weakref
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from opentelemetry import metrics
@@ -15,7 +17,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from otel_messaging._version import __version__
 
-from . import forking, safety
+from . import forking, safety, settings
 from . import vocabulary as v
 from .contexts import SPAN
 from .finalizers import end_aside
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider
     from opentelemetry.trace import Span
 
+_logger = logging.getLogger("otel_messaging")
 Item = TypeVar("Item")
 _Weak = weakref.WeakKeyDictionary[Item, None]
 _generation = itertools.count()
@@ -33,6 +36,14 @@ _NOWHERE = Context({SPAN: INVALID_SPAN})
 """No span, in a context that is not empty: the SDK takes an empty one for none, and would look at the current one."""
 _PATIENCE = 1.0
 """How long a collection waits for another one, in seconds. The other may be below it, where a signal has broken in."""
+
+
+NAMES = 1000
+"""How many destinations each instrument tells apart. Whoever sends messages may make up their names."""
+_FULL = (
+    "%s: metrics have %d names of destinations already, and count all others as %s; where names are made up per device,"
+    " user or the like, let one stand for them: %s=devices.*.status"
+)
 
 
 class _Instrument(NamedTuple):
@@ -79,7 +90,7 @@ class Metrics:
         self._ledger = _ledger_of(meter)
         self._names = vocabulary
         self._modes = [
-            (mode, v.Vocabulary(mode))
+            (mode, v.Vocabulary(mode, vocabulary.templates))
             for mode, chosen in (("guide", vocabulary.guide), ("semconv", vocabulary.semconv))
             if chosen
         ]
@@ -96,40 +107,50 @@ class Metrics:
         made, ledger = [], self._ledger
         for mode, names in self._modes:
             counter, duration = _chosen(mode, action)
-            attributes = names.metric_attributes(action, verb, destination, facts)
-            tally = None if counter is None else ledger.tally(counter, attributes)
-            if mode == "semconv" and action not in v.HANDLING:  # there, and on nothing else
-                attributes = names.write(attributes.copy(), ((v.OPERATION_TYPE, action.type or None),))
-            timer = None if duration is None else ledger.histogram(duration)
+            tally = timer = None
+            attributes: v.Attributes = {}
+            if counter is not None:
+                tally = ledger.tally(counter, self._attributes(names, counter, verb, destination, facts))
+            if duration is not None:
+                timer = ledger.histogram(duration)
+                attributes = self._attributes(names, duration, verb, destination, facts)
+            if duration == v.CLIENT_DURATION:  # which has it, and no other metric
+                names.write(attributes, ((v.OPERATION_TYPE, action.type or None),))
             if tally is not None or timer is not None:
                 factor = 1000.0 if duration == v.PROCESSING_DURATION else 1.0
                 made.append(OperationMetrics(tally, timer, factor, attributes))
         return tuple(made)
 
-    def waiting(
-        self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts
-    ) -> tuple[Histogram, v.Attributes]:
+    def waiting(self, verb: str, destination: v.Destination, facts: v.Facts) -> tuple[Histogram, v.Attributes]:
         """Where to record how long the messages of an operation have waited, in seconds."""
-        attributes = self._names.metric_attributes(action, verb, destination, facts)
+        attributes = self._attributes(self._names, v.QUEUE_DURATION, verb, destination, facts)
         return self._ledger.histogram(v.QUEUE_DURATION), attributes
 
     def count(self, name: str, destination: v.Destination, facts: v.Facts, error_type: str | None) -> None:
         """Count what became of one message that could not be handled."""
-        attributes = self._names.metric_attributes(v.PROCESS, "process", destination, facts)
+        attributes = self._attributes(self._names, name, "process", destination, facts)
         if error_type is not None:
             attributes[v.ERROR_TYPE] = error_type
         self._ledger.counter(name).add(1, attributes)
 
-    def lag(self, facts: v.Facts, holds: Callable[[], bool] | None = None) -> Lag:
+    def lag(self, destination: v.Destination, facts: v.Facts, holds: Callable[[], bool] | None = None) -> Lag:
         """A new gauge of messages that wait behind those delivered.
 
         Args:
-            facts: what they wait for: system, destination, group, partition.
+            destination: where they wait.
+            facts: what else tells them from others: system, group, partition.
             holds: whether the consumer still has what they wait for; always if None.
         """
-        made = Lag(self._names.write({}, facts), holds)
+        other = not self._ledger.knows(v.CONSUMER_LAG, self._names.low_name(destination))
+        made = Lag(self._names.write(self._names.place(destination, other), facts), destination.name, holds)
         self._ledger.lags[made] = None
         return made
+
+    def _attributes(
+        self, names: v.Vocabulary, instrument: str, verb: str, destination: v.Destination, facts: v.Facts
+    ) -> v.Attributes:
+        other = not self._ledger.knows(instrument, names.low_name(destination))
+        return names.metric_attributes(verb, destination, facts, other)
 
     def close(self) -> None:
         """Hand over what was counted. What is on its way still is counted when it ends, and its lag not known."""
@@ -156,6 +177,8 @@ class _Ledger:
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
         self._tallies: dict[tuple[Any, ...], _Tally] = {}
+        self._names: defaultdict[str, set[str]] = defaultdict(set)
+        self._full = False
         self._flushing = threading.Lock()
         # Never exported, since it never has a value: its callback is how one learns that metrics are being collected.
         # Its name is its own, because the SDK keeps the first callback for a name, whatever meter it was given to.
@@ -189,6 +212,24 @@ class _Ledger:
             found = self.meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=buckets)
             self._histograms[name] = found
         return found
+
+    def knows(self, instrument: str, name: str) -> bool:
+        """Whether an instrument tells a destination from others: the first thousand, as long as this lasts.
+
+        Args:
+            instrument: its name.
+            name: that of the destination, or what stands for it; empty for none.
+        """
+        names = self._names[instrument]
+        if name in names or not name:
+            return True
+        if len(names) < NAMES:
+            names.add(name)
+            return True
+        if not self._full:
+            self._full = True
+            _logger.warning(_FULL, self.meter.name, NAMES, v.OTHER, settings.variable("destination_templates"))
+        return False
 
     def tally(self, counter: str, attributes: v.Attributes) -> _Tally:
         """What counts for a counter with these attributes, for all operations that have them."""
@@ -229,7 +270,13 @@ class _Ledger:
         return ()
 
     def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
-        return [observation for lag in _alive(self.lags) for observation in lag.observe()]
+        """What waits at destinations that are not told apart is added up."""
+        found: defaultdict[tuple[tuple[str, Any], ...], dict[str, int]] = defaultdict(dict)
+        for lag in _alive(self.lags):
+            waiting = lag.waiting()
+            if waiting is not None:
+                found[tuple(lag.attributes.items())][lag.name] = waiting
+        return [Observation(sum(each.values()), dict(attributes), _NOWHERE) for attributes, each in found.items()]
 
 
 _ledgers: weakref.WeakKeyDictionary[Meter, weakref.ref[_Ledger]] = weakref.WeakKeyDictionary()
@@ -275,24 +322,26 @@ class Lag:
 
     Args:
         attributes: what they wait for.
+        name: the destination's own.
         holds: whether the consumer still has that: a partition may be lost in the middle of a call; always if None.
 
     Attributes:
         value: that number; None while it is not known.
     """
 
-    __slots__ = ("__weakref__", "_holds", "attributes", "value")
+    __slots__ = ("__weakref__", "_holds", "attributes", "name", "value")
 
-    def __init__(self, attributes: v.Attributes, holds: Callable[[], bool] | None = None) -> None:
+    def __init__(self, attributes: v.Attributes, name: str, holds: Callable[[], bool] | None = None) -> None:
         self.attributes = attributes
+        self.name = name
         self.value: int | None = None
         self._holds = holds
 
-    def observe(self) -> list[Observation]:
-        """The number, as the SDK wants it. What was lost has none, until something comes from there again."""
+    def waiting(self) -> int | None:
+        """That number. What was lost has none, until something comes from there again."""
         if self._holds is not None and not self._holds():
             self.value = None
-        return [] if self.value is None else [Observation(self.value, self.attributes, _NOWHERE)]
+        return self.value
 
 
 class _Tally:

@@ -31,6 +31,7 @@ class Settings(NamedTuple):
         lag: whether to record how many messages were waiting behind a message, where the client knows.
         store_context: whether values that the broker keeps, such as those of NATS' buckets, carry a context.
         excluded_destinations: globs of destinations without span and metric.
+        destination_templates: globs that stand for the destinations they match, in span names and in metrics.
         capture_headers: globs of header names to record as ``messaging.header.<name>``.
     """
 
@@ -43,6 +44,7 @@ class Settings(NamedTuple):
     lag: bool = True
     store_context: bool = False
     excluded_destinations: tuple[str, ...] = ()
+    destination_templates: tuple[str, ...] = ()
     capture_headers: tuple[str, ...] = ()
 
 
@@ -80,6 +82,7 @@ _PARSERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "lag": ("`true` or `false`", _switch),
     "store_context": ("`true` or `false`", _switch),
     "excluded_destinations": ("globs, separated by commas", _globs),
+    "destination_templates": ("globs, separated by commas", _globs),
     "capture_headers": ("globs, separated by commas", _globs),
 }
 

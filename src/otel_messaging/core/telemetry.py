@@ -113,7 +113,7 @@ class Telemetry:
     ) -> None:
         self.enabled = True
         self.settings = settings
-        self.vocabulary = v.Vocabulary(settings.vocabulary)
+        self.vocabulary = v.Vocabulary(settings.vocabulary, settings.destination_templates)
         self._keys = self.vocabulary.single
         self.publish_hook = publish_hook
         self.consume_hook = consume_hook
@@ -182,7 +182,8 @@ class Telemetry:
             facts: what is the same for all of its messages.
         """
         names = self.vocabulary
-        made = self._metrics
+        excluded = self.excludes(destination)
+        made = None if excluded else self._metrics
         timed = made is not None and self.settings.queue_time and action is not v.PUBLISH and action is not v.SETTLE
         return Operation(
             name=names.span_name(action, verb, destination),
@@ -191,8 +192,8 @@ class Telemetry:
             destination=destination,
             facts=facts,
             metrics=made.operation(action, verb, destination, facts) if made is not None else (),
-            waiting=made.waiting(action, verb, destination, facts) if made is not None and timed else None,
-            excluded=self.excludes(destination),
+            waiting=made.waiting(verb, destination, facts) if made is not None and timed else None,
+            excluded=excluded,
             verb=verb,
         )
 
@@ -467,14 +468,17 @@ class Telemetry:
         if self._metrics is not None and self.is_metered():
             self._metrics.count(name, destination, facts, None if error is None else error_type_of(error))
 
-    def lag(self, facts: v.Facts, holds: Callable[[], bool] | None = None) -> Lag | None:
+    def lag(self, destination: v.Destination, facts: v.Facts, holds: Callable[[], bool] | None = None) -> Lag | None:
         """A gauge of messages that wait, or None where that is not wanted.
 
         Args:
-            facts: what they wait for: system, destination, group, partition.
+            destination: where they wait.
+            facts: what else tells them from others: system, group, partition.
             holds: whether the consumer still has what they wait for; always if None.
         """
-        return self._metrics.lag(facts, holds) if self._metrics is not None and self.settings.lag else None
+        if self._metrics is None or not self.settings.lag or self.excludes(destination):
+            return None
+        return self._metrics.lag(destination, facts, holds)
 
     def tell_consume_hook(self, delivery: Delivery, message: Any) -> None:
         """Call the application's ``consume_hook``, whatever it does."""

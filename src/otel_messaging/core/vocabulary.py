@@ -7,6 +7,7 @@ of NATS above all, are the guide's.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.trace import SpanKind
@@ -78,7 +79,7 @@ REDELIVERED = "redelivered"
 _NAMES: dict[str, tuple[str | None, str | None]] = {
     SYSTEM: ("messaging.system", "messaging.system"),
     DESTINATION: ("messaging.destination.name", "messaging.destination.name"),
-    TEMPLATE: (None, "messaging.destination.template"),
+    TEMPLATE: ("messaging.destination.template", "messaging.destination.template"),
     TEMPORARY: (None, "messaging.destination.temporary"),
     ANONYMOUS: (None, "messaging.destination.anonymous"),
     OPERATION: ("messaging.operation", None),
@@ -168,8 +169,11 @@ DEAD_LETTERED = "messaging.messages.dead_lettered"  # ours, in both vocabularies
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 MILLISECONDS_BUCKETS = tuple(1000 * bound for bound in SECONDS_BUCKETS)
 
+OTHER = "_OTHER"
+"""Stands in metrics for the names of destinations above a limit."""
+
 # Low in cardinality, and so allowed on metrics. In the guide the instrument says what the operation was.
-_METRIC_FACTS = (SYSTEM, DESTINATION, GROUP)
+_METRIC_FACTS = (SYSTEM, GROUP)
 _SEMCONV_METRIC_FACTS = (OPERATION_NAME, NATS_GROUP, SERVER_ADDRESS, SERVER_PORT, KAFKA_PARTITION)
 
 
@@ -253,13 +257,15 @@ class Vocabulary:
 
     Args:
         mode: ``guide``, ``semconv`` or ``both``.
+        templates: globs of destinations whose names are many: the first that matches stands for them.
 
     Attributes:
         keys: of each fact the names of its attributes, and what converts the value for it.
         single: the name of each fact that has just one, and is not converted.
     """
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, templates: tuple[str, ...] = ()) -> None:
+        self.templates = templates
         self.guide = mode in ("guide", "both")
         self.semconv = mode in ("semconv", "both")
         self.schema_url = SCHEMA_URL if mode == "semconv" else None
@@ -287,10 +293,21 @@ class Vocabulary:
     def span_name(self, action: Action, verb: str, destination: Destination) -> str:
         """``verb destination``, or the verb alone where no name of low cardinality is known."""
         word = verb if self.semconv or action in (SETTLE, STORE) else action.word or action.operation
-        if destination.template:
-            return f"{word} {destination.template}"
-        name = "" if destination.temporary else self.destination(destination)
+        name = self.low_name(destination)
         return f"{word} {name}" if name else word
+
+    def template(self, destination: Destination) -> str | None:
+        """What stands for the destination's name: a glob of the settings goes before a wildcard of a subscription."""
+        name = self.destination(destination)
+        if name:
+            for glob in self.templates:
+                if fnmatchcase(name, glob):
+                    return glob
+        return destination.template
+
+    def low_name(self, destination: Destination) -> str:
+        """The destination's name or what stands for it, of low cardinality; empty where there is none."""
+        return self.template(destination) or ("" if destination.temporary else self.destination(destination))
 
     def kind(self, action: Action) -> SpanKind:
         """The span kind of an action."""
@@ -303,19 +320,35 @@ class Vocabulary:
             (OPERATION_NAME, verb),
             (OPERATION_TYPE, action.type or None),
             (DESTINATION, self.destination(destination) or None),
-            (TEMPLATE, destination.template),
+            (TEMPLATE, self.template(destination)),
             (TEMPORARY, destination.temporary or None),
             (ANONYMOUS, destination.anonymous or None),
             *(facts if action not in HANDLING else (pair for pair in facts if pair[0] not in _NOT_OF_HANDLING)),
         )
 
-    def metric_attributes(self, action: Action, verb: str, destination: Destination, facts: Facts) -> Attributes:
-        """The attributes of an operation's metrics: the facts of low cardinality, a template instead of its names."""
-        low = Destination(
-            name=destination.template or destination.name,
-            semconv=None if destination.template else destination.semconv,
-        )
+    def metric_attributes(self, verb: str, destination: Destination, facts: Facts, other: bool = False) -> Attributes:
+        """The attributes of an operation's metrics: the facts of low cardinality.
+
+        Args:
+            verb: the library's own word for the operation.
+            destination: where the messages go to or come from.
+            facts: what is the same for all of its messages.
+            other: whether the destination is one of those that are not told apart.
+        """
         allowed = _METRIC_FACTS + _SEMCONV_METRIC_FACTS if self.semconv else _METRIC_FACTS
-        hidden = (DESTINATION,) if destination.temporary and not destination.template else ()
-        described = self.describe(action, verb, low, facts)
-        return self.write({}, (pair for pair in described if pair[0] in allowed and pair[0] not in hidden))
+        told = ((OPERATION_NAME, verb), *facts)
+        return self.write(self.place(destination, other), (pair for pair in told if pair[0] in allowed))
+
+    def place(self, destination: Destination, other: bool = False) -> Attributes:
+        """How metrics name a destination. In the conventions a template is not in the name's place, but beside it.
+
+        Args:
+            destination: where the messages go to or come from.
+            other: whether it is one of those that are not told apart.
+        """
+        if other:
+            return self.write({}, ((DESTINATION, OTHER),))
+        template, name = self.template(destination), self.low_name(destination) or None
+        if template is None or not self.semconv:
+            return self.write({}, ((DESTINATION, name),))
+        return self.write({}, ((DESTINATION, name if self.guide else None), (TEMPLATE, template)))

@@ -209,8 +209,8 @@ class Consumer:
         operation = self.telemetry.operation(action, "process", v.Destination(topic), facts)
         lag = self._lags.get(key)
         if lag is None and not operation.excluded:
-            facts = (*SYSTEM, (v.DESTINATION, topic), self._facts[-1], (v.KAFKA_PARTITION, partition))
-            lag = self.telemetry.lag(facts, partial(self._assignment.__contains__, key))
+            facts = (*SYSTEM, self._facts[-1], (v.KAFKA_PARTITION, partition))
+            lag = self.telemetry.lag(operation.destination, facts, partial(self._assignment.__contains__, key))
             if lag is not None:
                 self._lags.put(key, lag)
         return sources.put(key, _Source(key, operation, lag))

@@ -264,13 +264,9 @@ class Deliveries:
     def _wait(self, stream: str, consumer: str, behind: int) -> None:
         key = (stream, consumer)
         if key not in self.lags:
-            facts = (
-                (v.SYSTEM, "nats"),
-                (v.DESTINATION, self._subject or None),
-                (v.NATS_STREAM, stream),
-                (v.NATS_GROUP, self._group),
-            )
-            self.lags.put(key, self.telemetry.lag(facts))
+            source = v.Destination(self._subject, template=self._template)
+            facts = ((v.SYSTEM, "nats"), (v.NATS_STREAM, stream), (v.NATS_GROUP, self._group))
+            self.lags.put(key, self.telemetry.lag(source, facts))
         lag = self.lags[key]
         if lag is not None:
             lag.value = behind

@@ -176,7 +176,7 @@ def _start_batch(source: _Source) -> Delivery | None:
     if context is None:
         return None
     messages = source.read(adapter)
-    shared = _in_common(messages)
+    shared = _in_common(messages, telemetry.vocabulary)
     operation = telemetry.prepared(v.BATCH_PROCESS, "batch_process", *shared)
     facts = ((v.BATCH_COUNT, len(messages)), (v.BATCH_SIZE, sum(message.size for message in messages)))
     every = [(_alone(one, shared, telemetry.vocabulary), one.headers) for one in messages]
@@ -187,15 +187,15 @@ def _start_batch(source: _Source) -> Delivery | None:
     return delivery
 
 
-def _in_common(messages: list[Incoming]) -> tuple[v.Destination, v.Facts]:
+def _in_common(messages: list[Incoming], names: v.Vocabulary) -> tuple[v.Destination, v.Facts]:
     """The destination of all messages, and the facts that are the same for all of them."""
     first = messages[0]
     destinations = {message.destination for message in messages}
     if len(destinations) == 1:
         destination = first.destination
     else:
-        templates = {destination.template for destination in destinations}
-        destination = v.Destination("", template=first.destination.template if len(templates) == 1 else None)
+        templates = {names.template(destination) for destination in destinations}
+        destination = v.Destination("", template=templates.pop() if len(templates) == 1 else None)
     every = {message.common for message in messages}
     return destination, tuple(fact for fact in first.common if all(fact in common for common in every))
 
