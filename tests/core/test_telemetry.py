@@ -6,6 +6,7 @@ import contextvars
 
 import pytest
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from otel_messaging.core import safety
@@ -65,6 +66,12 @@ def test_of_what_an_exception_says_the_beginning_is_kept(desk, recorder):
     assert event.attributes["exception.message"] == beginning
     assert event.attributes["exception.stacktrace"].endswith(f"ValueError: {beginning}\n")
     assert event.attributes["exception.type"] == "ValueError"
+
+
+def test_what_an_exception_says_can_be_encoded(desk, recorder):
+    desk().deliver().end(ValueError("no \u00e9\udcff"))
+    assert recorder.span("receive orders").status.description == "no \u00e9?"
+    assert encode_spans(recorder.spans()).SerializeToString()
 
 
 @pytest.mark.parametrize("length", [0, 1, 1024])

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from tests.support.kafka_python import QUIET, VERSION, application, plain, stack  # noqa: F401
 from tests.support.recorder import shape, span_id
@@ -437,6 +439,14 @@ def test_of_a_long_key_the_beginning_is_kept(application, recorder, options, key
     assert span.attributes["messaging.kafka.message.key"] == "k" * 1024
     published = recorder.span(f"publish {application.topic}")
     assert published.attributes["messaging.kafka.message.key"] == "k" * 1024
+
+
+def test_a_key_that_cannot_be_encoded_costs_no_export(application, recorder):
+    application.fill(b"a", key=rb'"k\udcff"')
+    leave_by_break(application.consumer(key_deserializer=json.loads))
+    (span,) = received(application, recorder, 1)
+    assert span.attributes["messaging.kafka.message.key"] == "k?"
+    assert encode_spans([span]).SerializeToString()
 
 
 def test_a_number_that_is_too_long_to_write_is_no_key(application, recorder):

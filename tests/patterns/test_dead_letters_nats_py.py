@@ -294,6 +294,10 @@ def test_of_a_long_name_in_an_advisory_the_beginning_is_kept():
     assert dict(given_up(data)) == {v.NATS_GIVEN_UP_STREAM: "s" * 1024, v.NATS_GIVEN_UP_CONSUMER: "worker"}
 
 
+def test_a_name_in_an_advisory_that_cannot_be_encoded_costs_no_export():
+    assert dict(given_up(rb'{"stream": "s\udcff"}')) == {v.NATS_GIVEN_UP_STREAM: "s?"}
+
+
 async def test_whoever_publishes_nonsense_there_does_no_harm(connect, recorder):
     driver = await connect()
     subject = f"{GIVEN_UP}{driver.name()}.worker"

@@ -494,6 +494,6 @@ def _record(span: Span, error: BaseException | Failure) -> None:
     if isinstance(error, Failure):
         return
     try:
-        span.record_exception(error, None if short is text else _shortened(error, text, short))
+        span.record_exception(error, None if short == text else _shortened(error, text, short))
     except safety.MISTAKES as failure:  # the SDK asks the exception what it says, and some cannot tell
         safety.report("recording an exception", failure)

@@ -178,8 +178,12 @@ _SEMCONV_METRIC_FACTS = (OPERATION_NAME, NATS_GROUP, SERVER_ADDRESS, SERVER_PORT
 
 
 def cut(text: str) -> str:
-    """What is recorded of a text whose length a sender decides."""
-    return text if len(text) <= LONGEST else text[:LONGEST]
+    """What is recorded of a text that a sender decides: its beginning, as text that can be encoded.
+
+    Half a surrogate, which JSON can hold, costs an exporter all the spans that it is about to send.
+    """
+    short = text if len(text) <= LONGEST else text[:LONGEST]
+    return short if short.isascii() else short.encode(errors="replace").decode()
 
 
 class Action(NamedTuple):

@@ -18,14 +18,14 @@ def key_text(key: Any) -> str | None:
     """A key as text, if it has one that is beyond doubt."""
     if type(key) is bytes:  # the most usual first
         try:
-            text: str | None = key.decode()
+            decoded = key.decode()
         except UnicodeDecodeError:
             return None
-    elif isinstance(key, float) or (isinstance(key, int) and abs(key) < _HUGE):
-        text = str(key)
-    else:
-        text = None if isinstance(key, (list, tuple)) else as_text(key)
-    return text if text is None or len(text) <= v.LONGEST else text[: v.LONGEST]
+        return decoded if len(decoded) <= v.LONGEST else decoded[: v.LONGEST]
+    if isinstance(key, float) or (isinstance(key, int) and abs(key) < _HUGE):
+        return str(key)
+    text = None if isinstance(key, (list, tuple)) else as_text(key)
+    return None if text is None else v.cut(text)
 
 
 def describe(record: Any, behind: int | None = None) -> v.Facts:
