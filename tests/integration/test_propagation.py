@@ -226,6 +226,37 @@ async def test_a_context_that_is_no_context_is_ignored(connect, recorder, value)
     assert consumed.parent is None
 
 
+MALFORMED = {
+    "blanks": f"a=b{' ' * 8180}c",
+    "members": ",".join(f"secret number {number}" for number in range(180)),
+    "long": f"secret={'x' * 50_000}",
+    "growing": f"a={'!' * 4000}",
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+async def test_malformed_headers_of_a_context_are_left_out_without_a_line_in_the_log(connect, recorder, caplog, kind):
+    driver = await connect()
+    value, seen = MALFORMED[kind], []
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    with suppress_instrumentation():
+        await driver.publish(destination, headers={"traceparent": VALID, "tracestate": value, "baggage": value})
+
+    async def body(message):
+        seen.append((driver.body(message), dict(baggage.get_all())))
+        await driver.publish(elsewhere)
+
+    elsewhere = driver.name()
+    await driver.listen(elsewhere)
+    with caplog.at_level(logging.INFO, "opentelemetry"):
+        await driver.loop(listener, 1, body)
+    assert seen == [(b"body", {})]
+    (consumed,) = recorder.consumers(1)
+    assert (consumed.parent.trace_id, consumed.parent.span_id) == (VALID_TRACE, VALID_SPAN)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")] == []
+
+
 async def test_headers_of_odd_types_are_tolerated(connect, recorder):
     driver = await connect()
     odd = driver.odd_headers()
