@@ -13,7 +13,7 @@ from multiprocessing.pool import ThreadPool
 
 import pytest
 
-from otel_messaging.core.batch import Batch
+from otel_messaging.core.batch import Batch, Single
 
 
 class Handling:
@@ -269,6 +269,106 @@ def test_a_with_block_of_one_thread_ends_what_the_others_have_without_its_except
     assert ended[:2] == [("a", None), ("b", error)]
 
 
+@pytest.fixture
+def single(log):
+    def begin(message):
+        log.append(f"begin {message}")
+        return Handling(message, log)
+
+    return Single(["a"], begin, lambda message: log.append(f"take {message}"))
+
+
+def unpacked(batch):
+    (message,) = batch
+    return message
+
+
+def unpacked_with_a_rest(batch):
+    message, *rest = batch
+    assert rest == []
+    return message
+
+
+def matched(batch):
+    match batch:
+        case [message]:
+            return message
+
+
+TAKEN_OUT = {
+    "subscript": lambda batch: batch[0],
+    "last": lambda batch: batch[-1],
+    "pop": lambda batch: batch.pop(),
+    "pop the first": lambda batch: batch.pop(0),
+    "unpacking": unpacked,
+    "unpacking with a rest": unpacked_with_a_rest,
+    "match": matched,
+}
+
+
+@pytest.mark.parametrize("take", TAKEN_OUT)
+def test_one_message_is_handled_from_the_moment_that_it_is_taken_out(single, log, take):
+    assert TAKEN_OUT[take](single) == "a"
+    assert log == ["take a"]
+
+
+@pytest.mark.parametrize("take", TAKEN_OUT)
+def test_one_message_is_handled_once_however_it_is_taken(single, log, take):
+    kept = single[0]
+    for message in single:
+        assert message is kept
+    TAKEN_OUT[take](single)
+    assert log == ["take a"]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_one_message_is_handled_by_a_loop_as_several_are(single, log, loop):
+    for _ in LOOPS[loop](single):
+        single[0]
+        log.append("body")
+    assert log == ["begin a", "body", "end a"]
+    single.pop()
+    assert log == ["begin a", "body", "end a"]
+
+
+LOOKED_AT = {
+    **{name: look for name, look in TAKEN_AT_ONCE.items() if name not in ("subscript", "index")},
+    "len": len,
+    "bool": bool,
+    "equal": lambda batch: batch == ["a"],
+    "print": print,
+    "repr": repr,
+    "first slice": lambda batch: batch[:1],
+    "last slice": lambda batch: batch[-1:],
+    "arguments": lambda batch: print(*batch),
+}
+
+
+@pytest.mark.parametrize("look", LOOKED_AT)
+def test_to_look_at_a_list_of_one_or_to_copy_it_handles_nothing(single, log, look):
+    LOOKED_AT[look](single)
+    assert log == []
+
+
+def test_what_a_list_of_one_does_not_have_is_not_handled(single, log):
+    with pytest.raises(IndexError, match="list index out of range"):
+        single[1]
+    with pytest.raises(TypeError, match="list indices must be integers or slices, not str"):
+        single["a"]
+    with pytest.raises(IndexError, match="pop index out of range"):
+        single.pop(1)
+    assert log == []
+    assert single.pop() == "a"
+    with pytest.raises(IndexError, match="pop from empty list"):
+        single.pop()
+
+
+def test_one_message_that_the_application_handles_with_others_is_not_handled_by_itself(single, log):
+    single.claim()
+    assert single[0] == "a"
+    assert log == []
+
+
 COPIES = {
     "pickle": lambda batch: pickle.loads(pickle.dumps(batch)),
     "copy": copy.copy,
@@ -277,6 +377,14 @@ COPIES = {
     "list.copy": lambda batch: batch.copy(),
     "plus": lambda batch: batch + [],
 }
+
+
+@pytest.mark.parametrize("made", COPIES)
+def test_a_copy_of_a_list_of_one_is_a_plain_list(single, log, made):
+    found = COPIES[made](single)
+    assert type(found) is list
+    assert found == ["a"]
+    assert log == []
 
 
 @pytest.mark.parametrize("made", COPIES)

@@ -502,6 +502,95 @@ def test_a_subclass_that_overrides_poll_is_counted_once(application, recorder):
     assert counts == [None, None, 2]
 
 
+# A list of one
+
+
+def unpack(records):
+    (record,) = records
+    return record
+
+
+TAKEN = {"index": lambda records: records[0], "pop": lambda records: records.pop(), "unpacking": unpack}
+
+
+@pytest.mark.parametrize("take", TAKEN)
+def test_a_list_of_one_that_is_taken_apart_is_handled_until_the_next_poll(application, recorder, take):
+    application.fill(b"abc", headers=[("traceparent", PARENT)])
+    consumer = application.consumer()
+    record = TAKEN[take](only(polled(consumer, 1)))
+    assert record.value == b"abc"
+    inside = span_id(current())
+    assert recorder.spans(f"process {application.topic}") == []
+    consumer.poll(timeout_ms=10)
+    assert nothing_is_current()
+    span = recorder.span(f"process {application.topic}")
+    assert inside == span_id(span)
+    found = shape(span)
+    assert found["attributes"].pop("messaging.message.queue_time") >= 0
+    assert found == {
+        "name": f"process {application.topic}",
+        "kind": "CONSUMER",
+        "parent": PARENT_ID,
+        "links": [],
+        "status": ("OK", None),
+        "attributes": {
+            **common(application),
+            "messaging.operation": "process",
+            "messaging.kafka.consumer.group": "readers",
+            "messaging.kafka.destination.partition": 0,
+            "messaging.kafka.message.offset": 0,
+            "messaging.message.payload_size_bytes": 3,
+            "messaging.consumer.lag": 0,
+        },
+        "events": [],
+    }
+    assert [count for _, count in recorder.metrics()["messaging.messages.consumed"]] == [1]
+
+
+def test_a_record_that_was_taken_is_handled_until_it_is_committed(application, recorder):
+    application.fill(b"abc")
+    consumer = application.consumer()
+    only(polled(consumer, 1))[0]
+    consumer.commit()
+    assert nothing_is_current()
+    assert shape(recorder.span(f"process {application.topic}"))["events"] == [("commit", {})]
+    consumer.commit()
+
+
+def test_a_record_that_was_taken_is_handled_until_the_consumer_is_closed(application, recorder):
+    application.fill(b"abc")
+    consumer = application.consumer()
+    only(polled(consumer, 1)).pop()
+    consumer.close()
+    assert shape(recorder.span(f"process {application.topic}"))["status"] == ("OK", None)
+
+
+def test_a_record_that_another_thread_takes_makes_nothing(application, recorder):
+    application.fill(b"abc")
+    records = only(polled(application.consumer(), 1))
+    thread = threading.Thread(target=lambda: records[0])
+    thread.start()
+    thread.join()
+    assert recorder.spans(f"process {application.topic}") == []
+
+
+@pytest.mark.skipif(VERSION < (3,), reason="KafkaConsumer is a context manager since kafka-python 3.0")
+def test_an_exception_that_leaves_the_consumers_block_is_that_of_the_record_that_was_taken(application, recorder):
+    application.fill(b"abc")
+    with contextlib.suppress(ZeroDivisionError), application.consumer() as consumer:
+        only(polled(consumer, 1))[0]
+        raise ZeroDivisionError("no")
+    assert shape(recorder.span(f"process {application.topic}"))["status"] == ("ERROR", "no")
+    assert nothing_is_current()
+
+
+def test_of_several_records_none_is_handled_by_its_index(application, recorder):
+    application.fill(b"a", b"b")
+    records = only(polled(application.consumer(), 2))
+    assert [records[0].value, records.pop().value] == [b"a", b"b"]
+    assert recorder.spans(f"process {application.topic}") == []
+
+
 # Metrics, and what stays
 
 

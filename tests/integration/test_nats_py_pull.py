@@ -567,3 +567,118 @@ async def test_what_was_pulled_is_not_kept(instrument, nats_address, recorder):
         await subscription.unsubscribe()
         assert state.pulled == {}
     await until(lambda: len(recorder.spans(f"receive {subject}")) == 20)
+
+
+# A list of one
+
+
+def unpack(messages):
+    (message,) = messages
+    return message
+
+
+TAKEN = {"index": lambda messages: messages[0], "pop": lambda messages: messages.pop(), "unpacking": unpack}
+
+
+@pytest.mark.parametrize("take", TAKEN)
+async def test_a_list_of_one_that_is_taken_apart_is_handled_as_a_pulled_message(connect, recorder, vocabulary, take):
+    driver = await connect()
+    jetstream, name, subscription = await pull(driver)
+    subject = f"{name}.a"
+    await sent(jetstream, subject, 1)
+    await waiting(subscription, 1)
+    (published,) = recorder.producers(1)
+    message = TAKEN[take](await subscription.fetch(1, timeout=2))
+    inside = span_id(trace.get_current_span())
+    assert processed(recorder) == []
+    await message.ack_sync(timeout=5)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    (call,) = calls(recorder, vocabulary)
+    assert [link.context.span_id for link in call.links] == [span_id(published)]
+    (span,) = processed(recorder)
+    assert inside == span_id(span)
+    guide, semconv = vocabulary != "semconv", vocabulary != "guide"
+    assert shape(span) == {
+        "name": f"process {subject}",
+        "kind": "CONSUMER",
+        "parent": span_id(published),
+        "links": [] if vocabulary == "guide" else [span_id(published)],
+        "status": ("OK" if vocabulary == "guide" else "UNSET", None),
+        "attributes": {
+            **driver.consumed(vocabulary, subject, b"x"),
+            **({"messaging.operation": "process"} if guide else {}),
+            **({"messaging.consumer.group.name": "worker"} if semconv else {}),
+            "messaging.client.id": str(driver.client.client_id),
+            "messaging.consumer.lag": 0,
+            "messaging.message.delivery_attempt": 1,
+            "messaging.message.queue_time": span.attributes["messaging.message.queue_time"],
+            "messaging.nats.stream": name,
+            "messaging.nats.sequence": 1,
+        },
+        "events": [("ack", {})] if vocabulary == "guide" else [],
+    }
+    consumed = recorder.metrics()["messaging.messages.consumed" if guide else "messaging.client.consumed.messages"]
+    assert [count for _, count in consumed] == [1]
+
+
+@pytest.mark.parametrize("ending", ["fetch", "next_msg", "unsubscribe", "close"])
+async def test_a_message_that_was_taken_ends_with_the_next_question_or_the_subscription(connect, recorder, ending):
+    from nats.errors import TimeoutError as NatsTimeoutError
+
+    driver = await connect()
+    jetstream, name, subscription = await pull(driver)
+    await sent(jetstream, f"{name}.a", 1)
+    await waiting(subscription, 1)
+    (message,) = await subscription.fetch(1, timeout=2)
+    inside = span_id(trace.get_current_span())
+    assert processed(recorder) == []
+    if ending == "unsubscribe":
+        await subscription.unsubscribe()
+    elif ending == "close":
+        await driver.client.close()
+    else:
+        ask = subscription.fetch if ending == "fetch" else subscription._sub.next_msg
+        with pytest.raises(NatsTimeoutError):
+            await ask(timeout=0.05)
+    assert [span_id(span) for span in processed(recorder)] == [inside]
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    assert message.data == b"x"
+
+
+async def test_a_message_that_was_taken_ends_once_its_task_is_over(connect, recorder):
+    from nats.errors import TimeoutError as NatsTimeoutError
+
+    driver = await connect()
+    jetstream, name, subscription = await pull(driver)
+    await sent(jetstream, f"{name}.a", 1)
+    await waiting(subscription, 1)
+
+    async def take():
+        return (await subscription.fetch(1, timeout=2))[0]
+
+    await asyncio.create_task(take())
+    assert processed(recorder) == []
+    with pytest.raises(NatsTimeoutError):
+        await subscription.fetch(1, timeout=0.05)
+    assert len(processed(recorder)) == 1
+
+
+async def test_a_list_of_one_that_is_taken_apart_in_a_thread_makes_nothing(connect, recorder):
+    driver = await connect()
+    jetstream, name, subscription = await pull(driver)
+    await sent(jetstream, f"{name}.a", 1)
+    await waiting(subscription, 1)
+    messages = await subscription.fetch(1, timeout=2)
+    message = await asyncio.get_running_loop().run_in_executor(None, messages.pop)
+    assert message.data == b"x"
+    assert processed(recorder) == []
+
+
+async def test_of_several_messages_none_is_handled_by_its_index(connect, recorder):
+    driver = await connect()
+    jetstream, name, subscription = await pull(driver)
+    await sent(jetstream, f"{name}.a", 2)
+    await waiting(subscription, 2)
+    first, second = messages = await subscription.fetch(2, timeout=2)
+    assert [messages[0], messages.pop()] == [first, second]
+    assert processed(recorder) == []

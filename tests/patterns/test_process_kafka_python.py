@@ -7,6 +7,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from opentelemetry import trace
 
 from otel_messaging.patterns import process
 from tests.support.kafka_python import QUIET, application, plain, stack  # noqa: F401
@@ -49,6 +50,19 @@ def test_two_consumers_that_may_have_received_a_record_are_not_guessed_between(a
     assert GROUP not in work(record).attributes
     other.unsubscribe()
     assert work(record).attributes[GROUP] == "mine"
+
+
+def test_what_was_taken_out_of_a_list_of_one_is_handled_once(application, recorder):
+    application.fill(b"one")
+    consumer = application.consumer()
+    ((record,),) = poll(consumer).values()
+    with process(record) as span:
+        consumer.poll(timeout_ms=10)
+        assert span.is_recording()
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    consumer.poll(timeout_ms=10)
+    assert names(recorder) == ["process", "receive"]
+    assert [count for _, count in recorder.metrics()["messaging.processing.duration"]] == [1]
 
 
 def known(span):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
+from opentelemetry import trace
 
 from otel_messaging import NatsPyInstrumentor
 from otel_messaging.patterns import process
@@ -45,6 +47,30 @@ async def test_jetstream_tells_of_a_message_wherever_it_is(connection, recorder)
     assert told.items() <= dict(span.attributes).items()
     assert [event.name for event in span.events] == ["ack"]
     assert {span.name.split()[0] for span in recorder.consumers(2)} == {"receive", "process"}
+
+
+async def test_what_was_taken_out_of_a_list_of_one_is_handled_once(connection, recorder):
+    jetstream, subject = connection.jetstream(), nats_py.fresh()
+    await jetstream.add_stream(name=subject, subjects=[subject])
+    await jetstream.publish(subject, b"hello")
+    subscription = await jetstream.pull_subscribe(subject, "readers")
+    (published,) = recorder.producers(1)
+    message = (await subscription.fetch(1, timeout=5))[0]
+    with contextlib.suppress(ValueError), process(message) as span:
+        await message.ack()
+        assert span.is_recording()
+        with process(message) as inner:
+            assert inner is not span
+        raise ValueError("no")
+    await jetstream.delete_stream(subject)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    call, again, handled = recorder.consumers(3)
+    assert [each.name.split()[0] for each in (call, again, handled)] == ["receive", "process", "process"]
+    assert span_id(handled) == span_id(span)
+    assert handled.parent.span_id == span_id(published)
+    assert (handled.status.status_code.name, handled.status.description) == ("ERROR", "no")
+    assert [event.name for event in handled.events] == ["ack", "exception"]
+    assert [count for _, count in recorder.metrics()["messaging.processing.duration"]] == [1]
 
 
 async def test_a_wildcard_stays_in_the_name(connection, recorder):

@@ -13,11 +13,13 @@ from .scope import HeldByThread, caller
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
+    from typing import SupportsIndex
 
     from .operations import Delivery
     from .scope import Held
 
 _LOOPS = frozenset({"FOR_ITER", "SEND", "YIELD_FROM"})
+_UNPACKINGS = frozenset({"UNPACK_SEQUENCE", "UNPACK_EX"})
 _POOLS = ("concurrent.futures.", "multiprocessing.")
 
 
@@ -52,6 +54,9 @@ class Batch(list[Any]):
         for message in self[:]:
             self._begun.setdefault(id(message), self)
 
+    def take(self, _message: Any) -> None:
+        """The list is unpacked, which tells nothing of where the handling of each of several messages begins."""
+
     def begin(self, message: Any, held: Held) -> None:
         """A loop has a message of the batch, perhaps not for the first time.
 
@@ -64,6 +69,42 @@ class Batch(list[Any]):
             held.hold(self._begin(message))
 
 
+class Single(Batch):
+    """A batch of one message, which is also handled from the moment that it is taken out: by index, `pop` or unpacking.
+
+    Args:
+        messages: what the library has returned.
+        begin: starts to handle the message in a loop. It never raises.
+        take: starts to handle it otherwise, until whatever ends the handling of a pulled message.
+    """
+
+    __slots__ = ("_take",)
+
+    def __init__(
+        self, messages: list[Any], begin: Callable[[Any], Delivery | None], take: Callable[[Any], None]
+    ) -> None:
+        super().__init__(messages, begin)
+        self._take = take
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        if not isinstance(index, slice):
+            self.take(found)
+        return found
+
+    def pop(self, index: SupportsIndex = -1, /) -> Any:
+        """Remove the message and return it."""
+        message = super().pop(index)
+        self.take(message)
+        return message
+
+    def take(self, message: Any) -> None:
+        """The application has the message, perhaps not for the first time, and perhaps in a loop."""
+        mark = object()
+        if self._begun.setdefault(id(message), mark) is mark:
+            safety.guard("taking a message out of a list", self._take, message)
+
+
 class _BatchLoop:
     """A loop over a batch, which the interpreter lets go of the moment that the loop is left."""
 
@@ -73,7 +114,7 @@ class _BatchLoop:
         self._batch = batch
         self._plain = plain
         self._token = object()
-        self._asked: tuple[CodeType | None, int, bool] = (None, -1, False)
+        self._asked: tuple[CodeType | None, int, str] = (None, -1, "")
 
     def __iter__(self) -> _BatchLoop:
         return self
@@ -84,20 +125,24 @@ class _BatchLoop:
         handles = held.ask(self._token)
         message = next(self._plain)
         try:
-            if handles and self._is_asked_by_loop(sys._getframe(1)):
-                batch.begin(message, held)
+            if handles:
+                asks = self._asks(sys._getframe(1))
+                if asks in _LOOPS:
+                    batch.begin(message, held)
+                elif asks in _UNPACKINGS:
+                    batch.take(message)
         except Exception as error:
             safety.report("looping over a batch", error)
         return message
 
-    def _is_asked_by_loop(self, frame: FrameType) -> bool:
-        """Whether a frame is at a loop, and not at a call that takes all at once. The same frame asks many times."""
-        code, at, looping = self._asked
+    def _asks(self, frame: FrameType) -> str:
+        """The instruction that a frame is at: a loop, or what takes all at once. The same frame asks many times."""
+        code, at, name = self._asked
         if frame.f_code is not code or frame.f_lasti != at:
             code, at = frame.f_code, frame.f_lasti
-            looping = opcode.opname[code.co_code[at]] in _LOOPS and not _is_pool(frame)
-            self._asked = (code, at, looping)  # at one stroke: threads may share an iterator, too
-        return looping
+            name = "" if _is_pool(frame) else opcode.opname[code.co_code[at]]
+            self._asked = (code, at, name)  # at one stroke: threads may share an iterator, too
+        return name
 
     def __length_hint__(self) -> int:
         return self._plain.__length_hint__()  # type: ignore[attr-defined, no-any-return]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .operations import Delivery
 
 
+_TAKEN = object()
+
+
 class Held:
     """The message that one consumer has handed out last, until it is handled.
 
@@ -37,6 +40,19 @@ class Held:
             self.end()
         self.delivery = delivery
         self._owner, self.asker = self.asker, None
+
+    def take(self, delivery: Delivery | None) -> None:
+        """The application has a message without a loop: it is handled until the consumer is asked, as a pulled one."""
+        self.asker = _TAKEN
+        self.hold(delivery)
+
+    def took(self, delivery: Delivery) -> bool:
+        """Whether a message that is handled came so."""
+        return self.delivery is delivery and self._owner is _TAKEN
+
+    def release(self) -> None:
+        """Somebody else knows when the message is handled."""
+        self.delivery = None
 
     def end(self, error: BaseException | None = None) -> None:
         """The consumer was asked for another message, or closed."""

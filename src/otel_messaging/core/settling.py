@@ -9,13 +9,14 @@ from .safety import guard, report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .operations import Failure
     from .vocabulary import Attributes
 
 
 class Ends(Protocol):
     """What lasts as long as settling a message does."""
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | Failure | None = None) -> None:
         """It was told, or telling it failed."""
 
 
@@ -33,7 +34,7 @@ class Last:
         self._settlement = settlement
         self._handled = handled
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | Failure | None = None) -> None:
         """It was told, or telling it failed."""
         if self._settlement is not None:
             self._settlement.end(error)

@@ -77,6 +77,8 @@ class Incoming(NamedTuple):
     """Its handling, if that has begun already."""
     reply_to: str | None = None
     """Where it asks to be answered at, if it does."""
+    release: Callable[[], None] | None = None
+    """Leaves the end of its handling to who calls this, where that has begun since it was taken out of a list."""
 
 
 One = tuple[v.Facts, "Mapping[str, Any] | None"]

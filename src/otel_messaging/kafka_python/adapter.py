@@ -16,7 +16,9 @@ from .consumer import Consumer
 from .producer import Producer
 
 if TYPE_CHECKING:
-    from otel_messaging.core.operations import Operation
+    from collections.abc import Callable
+
+    from otel_messaging.core.operations import Delivery, Operation
     from otel_messaging.core.telemetry import Telemetry
 
 _MADE = "_otel_messaging_made"
@@ -84,6 +86,14 @@ class Kafka:
         having = [consumer for consumer in list(self._consumers) if consumer.has(topic, partition)]
         found = [consumer for consumer in having if not consumer.closed] or having
         return found[0].listed(topic, partition).operation if len(found) == 1 else None
+
+    def taking(self, delivery: Delivery | None) -> Callable[[], None] | None:
+        """What leaves the end of a record's handling to who calls it, if that was taken out of a list."""
+        if delivery is not None:
+            for consumer in list(self._consumers):
+                if consumer.held.took(delivery):
+                    return consumer.held.release
+        return None
 
     def add_producer(self, telemetry: Telemetry, producer: Any) -> Producer:
         """What is to be kept for a producer."""

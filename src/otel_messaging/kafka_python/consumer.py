@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.batch import Batch
+from otel_messaging.core.batch import Batch, Single
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.operations import Failure, Moment, forget_handled
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import Held, HeldByThread, Loop
+from otel_messaging.core.settling import Last
 from otel_messaging.core.state import ATTRIBUTE, find
 
 from .cluster import Cluster, Partition
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_messaging.core.metrics import Lag
-    from otel_messaging.core.operations import Delivery, Operation, Settlement
+    from otel_messaging.core.operations import Delivery, Operation
+    from otel_messaging.core.settling import Ends
     from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import Kafka
@@ -115,7 +118,10 @@ class Consumer:
             source = sources[tp]
             if source.lag is not None:
                 source.lag.value = self._behind(source.partition, polled[tp][-1])
-        batches = {tp: Batch(polled[tp], _handler(self, sources[tp])) for tp in seen}
+        batches: dict[Any, Batch] = {tp: Batch(polled[tp], _handler(self, sources[tp])) for tp in seen}
+        if len(records) == 1:
+            (tp,) = seen
+            batches[tp] = Single(polled[tp], _handler(self, sources[tp]), _taker(self, sources[tp]))
         for batch in batches.values():
             batch.held.entered = self.held.entered
         self._polled = tuple([batch.held for batch in batches.values()])
@@ -134,7 +140,7 @@ class Consumer:
         if context is not None:
             self.telemetry.receive(self._call(list(self._assignment)), (), (), context, began, error)
 
-    def settlement(self, verb: str, offsets: Any = None) -> Settlement | None:
+    def settlement(self, verb: str, offsets: Any = None) -> Ends | None:
         """Begin to commit offsets, those of all partitions if none are given."""
         context = self.telemetry.context()
         partitions = list(self._assignment) if offsets is None else _partitions(offsets)
@@ -143,7 +149,11 @@ class Consumer:
         delivery = self.telemetry.current_delivery(context)
         while delivery is not None and not self._settles(delivery, partitions):
             delivery = delivery.before()[1]  # the application may say itself that it handles the record
-        return self.telemetry.settle(verb, self._call(partitions), delivery, (), {})
+        settlement = self.telemetry.settle(verb, self._call(partitions), delivery, (), {})
+        if delivery is None or not self.held.took(delivery):
+            return settlement
+        record = delivery.message
+        return Last(settlement, delivery.end) if (record.topic, record.partition) in partitions else settlement
 
     def _settles(self, delivery: Delivery, partitions: list[Any]) -> bool:
         """Whether to commit partitions is to settle what is being handled: of this consumer, or several at once."""
@@ -260,7 +270,7 @@ class _Commit:
 
     __slots__ = ("_pending", "_settlement")
 
-    def __init__(self, pending: set[_Commit], settlement: Settlement) -> None:
+    def __init__(self, pending: set[_Commit], settlement: Ends) -> None:
         self._pending = pending
         self._settlement = settlement
         pending.add(self)
@@ -296,6 +306,17 @@ def _handler(consumer: Consumer, source: _Source) -> Callable[[Any], Delivery | 
             return None
 
     return begin
+
+
+def _taker(consumer: Consumer, source: _Source) -> Callable[[Any], None]:
+    """What begins to handle the one record of a list that is not looped over, in the thread that has polled."""
+    begin, polling = _handler(consumer, source), get_ident()
+
+    def take(record: Any) -> None:
+        if get_ident() == polling:  # another one does not poll, and so would never be done
+            consumer.held.take(begin(record))
+
+    return take
 
 
 def _partitions(offsets: Any) -> list[Any] | None:
@@ -462,7 +483,7 @@ def wrap_commit_async(kafka: Kafka, commit: Callable[..., Any]) -> Callable[...,
     return wrapper
 
 
-def _await_commit(kafka: Kafka, consumer: Any, settlement: Settlement, future: Any, event: bool) -> None:
+def _await_commit(kafka: Kafka, consumer: Any, settlement: Ends, future: Any, event: bool) -> None:
     if event or not hasattr(future, "add_errback"):
         done = getattr(future, "is_done", False)
         settlement.end(future.exception if done else None)

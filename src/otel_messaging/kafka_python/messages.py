@@ -22,6 +22,7 @@ def read(kafka: Kafka, record: Any) -> Incoming:
     """Read a record. It does not tell of its consumer: that is known where just one here is assigned its partition."""
     telemetry = kafka.telemetry
     known = kafka.assigned(record.topic, record.partition)
+    delivery = telemetry.delivery_of(record)
     facts = known.facts if known is not None else (*SYSTEM, (v.KAFKA_PARTITION, record.partition))
     return Incoming(
         destination=v.Destination(record.topic),
@@ -30,5 +31,6 @@ def read(kafka: Kafka, record: Any) -> Incoming:
         headers=fold(record.headers),
         size=max(0, record.serialized_value_size),
         identity=record,
-        delivery=telemetry.delivery_of(record),
+        delivery=delivery,
+        release=kafka.taking(delivery),
     )

@@ -9,10 +9,10 @@ from otel_messaging.core.safety import report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.operations import Settlement
+    from otel_messaging.core.settling import Ends
 
 
-def begin_settling(state: Callable[[Any], Any], client: Any, verb: str, *args: Any) -> Settlement | None:
+def begin_settling(state: Callable[[Any], Any], client: Any, verb: str, *args: Any) -> Ends | None:
     """Begin to tell the broker something. It never raises.
 
     Args:
@@ -29,7 +29,7 @@ def begin_settling(state: Callable[[Any], Any], client: Any, verb: str, *args: A
 
 
 def settle(
-    settlement: Settlement | None, call: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    settlement: Ends | None, call: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Make the call that tells it, and tell of its outcome."""
     try:

@@ -18,7 +18,7 @@ from .pulling import Asked, last_pulled
 from .reading import is_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from otel_messaging.core import vocabulary as v
     from otel_messaging.core.operations import Publication, Settlement
@@ -104,11 +104,20 @@ class Nats:
             keep(subscription, self.telemetry, Asked).hand_out(message, context, began)
 
     def fetches(self, pulling: Any) -> Moment | None:
-        """A pull subscription is asked for messages: the one that it gave to the same task before is handled."""
-        state = find(pulling._sub) if pulling._sub is not None else None
+        """A pull subscription is asked for messages: what it gave to the same task before is handled."""
+        subscription = pulling._sub
+        if subscription is None:
+            return None  # the library raises an error, since it is unsubscribed
+        state = find(subscription)
         if state is not None:
             state.fetches()
-        return Moment.now() if self.telemetry.context() is not None else None
+        return self.asks(subscription)
+
+    def taking(self, message: Any) -> Callable[[], None] | None:
+        """What leaves the end of a message's handling to who calls it, if that was taken out of a list."""
+        state = find(message._client)
+        asked = state.pulled.get(id(message)) if state is not None else None
+        return partial(asked.release, message) if asked is not None and asked.took(message) else None
 
     def fetched(self, pulling: Any, messages: list[Any], began: Moment) -> list[Any]:
         """A pull subscription has given messages. Returns what the application gets instead of the list."""

@@ -26,6 +26,7 @@ def read(nats: Nats, message: Any) -> Incoming:
     message = getattr(message, "_msg", message)  # a request to a service is one with a message in it
     operation = operation_of(nats, message)
     headers = fold(message.headers)
+    delivery = nats.telemetry.delivery_of(message)
     return Incoming(
         destination=operation.destination,
         common=operation.facts,
@@ -33,8 +34,9 @@ def read(nats: Nats, message: Any) -> Incoming:
         headers=headers,
         size=len(message.data),
         identity=message,
-        delivery=nats.telemetry.delivery_of(message),
+        delivery=delivery,
         reply_to=message.reply or None,
+        release=None if delivery is None else nats.taking(message),
     )
 
 

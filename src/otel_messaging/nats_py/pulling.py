@@ -6,10 +6,11 @@ import re
 import weakref
 from asyncio import current_task
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.batch import Batch
+from otel_messaging.core.batch import Batch, Single
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.state import keep
 
@@ -39,6 +40,8 @@ class _Got(NamedTuple):
 
     delivery: Delivery
     task: Callable[[], Task[Any] | None]
+    taken: bool
+    """Whether out of a list."""
 
 
 class Asked:
@@ -81,11 +84,19 @@ class Asked:
             headers = fold(message.headers)
             known = describe(message.data, headers)
             self.telemetry.receive(self.call("next_msg", subject), known, [((), headers)], context, began)
-        delivery = self._deliveries(v.PROCESS if semconv else v.DELIVER).hand_out(message)
+        self._pull(self._deliveries(v.PROCESS if semconv else v.DELIVER), message)
+
+    def _pull(self, deliveries: Deliveries, message: Any, taken: bool = False) -> None:
+        delivery = deliveries.hand_out(message)
         if delivery is not None and not delivery.done:
-            self._got[id(message)] = _Got(delivery, weakref.ref(current_task()))
+            self._got[id(message)] = _Got(delivery, weakref.ref(current_task()), taken)
             self._client.pulled[id(message)] = self
             last_pulled.set(delivery)
+
+    def _take(self, deliveries: Deliveries, message: Any) -> None:
+        """The application has taken a message out of a list that was made for it alone."""
+        if _running_task() is not None:
+            self._pull(deliveries, message, taken=True)
 
     def list(self, messages: list[Any], context: Context, began: Moment) -> list[Any]:
         """The application has asked for several messages, and got a list, which is replaced."""
@@ -105,7 +116,10 @@ class Asked:
         every = [_one(message, common is None) for message in seen]
         call = deliveries.call("fetch", common)
         self.telemetry.receive(call, facts, every, context, began)
-        batch = Batch(messages, deliveries.hand_out)
+        if len(messages) == 1:
+            batch: Batch = Single(messages, deliveries.hand_out, partial(self._take, deliveries))
+        else:
+            batch = Batch(messages, deliveries.hand_out)
         task = current_task()
         if task is not None:
             self._batches[task] = batch.held
@@ -132,6 +146,16 @@ class Asked:
         got = self._got.get(id(message))
         return None if got is None else got.delivery
 
+    def took(self, message: Any) -> bool:
+        """Whether a message that is handled was taken out of a list."""
+        got = self._got.get(id(message))
+        return got is not None and got.taken
+
+    def release(self, message: Any) -> None:
+        """Somebody else knows when a message is handled."""
+        self._got.pop(id(message), None)
+        self._client.pulled.pop(id(message), None)
+
     def settled(self, message: Any) -> None:
         """The broker was told what became of a message."""
         self._end(id(message))
@@ -156,6 +180,14 @@ class Asked:
         got = self._got.pop(key, None)
         if got is not None:
             got.delivery.end()
+
+
+def _running_task() -> Task[Any] | None:
+    """The task that runs here; None in a thread that another one has given its messages to."""
+    try:
+        return current_task()
+    except RuntimeError:
+        return None
 
 
 def _one(message: Any, by_subject: bool) -> One:

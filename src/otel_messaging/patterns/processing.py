@@ -160,6 +160,9 @@ def _start(source: _Source) -> Delivery | None:
     if context is None:
         return None
     (incoming,) = source.read(adapter)
+    if incoming.release is not None and source.destination is None:
+        incoming.release()  # it was taken out of a list a moment ago, and is handled once
+        return incoming.delivery
     operation = telemetry.prepared(v.PROCESS, "process", incoming.destination, incoming.common)
     delivery = telemetry.handle(operation, incoming.facts, [((), incoming.headers)], incoming.identity, context)
     if delivery is not None:
