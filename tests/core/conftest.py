@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from opentelemetry.context import get_current
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.settings import Settings, load
@@ -14,18 +13,18 @@ class Desk:
     """Publishes and delivers messages that are nothing but their headers."""
 
     def __init__(self, recorder, settings=None, **arguments):
-        self.telemetry = Telemetry("test", settings or Settings(), **recorder.providers, **arguments)
+        self.telemetry = Telemetry("test", settings or Settings(), **{**recorder.providers, **arguments})
 
     def operation(self, action, verb, name="orders", facts=(), **destination):
         return self.telemetry.operation(action, verb, v.Destination(name, **destination), facts)
 
     def publish(self, name="orders", headers=None, facts=(), **destination):
         operation = self.operation(v.PUBLISH, "publish", name, **destination)
-        return self.telemetry.publish(operation, facts, headers, get_current())
+        return self.telemetry.publish(operation, facts, headers, self.telemetry.context())
 
     def deliver(self, name="orders", headers=None, facts=(), **destination):
         operation = self.operation(v.DELIVER, "process", name, **destination)
-        return self.telemetry.deliver(operation, facts, headers, None, get_current())
+        return self.telemetry.deliver(operation, facts, headers, None, self.telemetry.context())
 
 
 @pytest.fixture

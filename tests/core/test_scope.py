@@ -512,6 +512,145 @@ def test_contexts_of_messages_that_ended_elsewhere_do_not_pile_up(desk, recorder
     assert kept() is None
 
 
+async def elsewhere(function, *arguments):
+    """Call a function in another task."""
+
+    async def call():
+        return function(*arguments)
+
+    return await asyncio.create_task(call())
+
+
+CARRIED = {"traceparent": f"00-{1:032x}-{2:016x}-01", "baggage": "tenant=acme"}
+
+
+async def test_a_message_whose_handling_ended_elsewhere_is_nobodys_parent_where_it_was_handled(desk, recorder):
+    before, office = get_current(), desk()
+    delivery = office.deliver(headers=CARRIED)
+    await elsewhere(delivery.end)
+    assert current() is delivery.span
+    publication = office.publish()
+    publication.end()
+    assert get_current() is before
+    assert recorder.span("publish orders").parent is None
+    assert "baggage" not in publication.carrier
+
+
+async def test_a_task_that_was_started_by_a_handler_goes_on_in_the_messages_trace(desk, recorder):
+    office, over = desk(), asyncio.Event()
+
+    async def later():
+        await over.wait()
+        publication = office.publish()
+        publication.end()
+        return publication
+
+    delivery = office.deliver(headers=CARRIED)
+    task = asyncio.create_task(later())
+    await elsewhere(delivery.end)
+    office.publish("mine").end()
+    over.set()
+    assert (await task).carrier["baggage"] == "tenant=acme"
+    assert recorder.span("publish mine").parent is None
+    assert recorder.span("publish orders").parent.span_id == span_id(delivery.span)
+
+
+async def test_a_task_with_the_identity_of_an_older_one_is_another(desk, recorder):
+    office = desk()
+
+    async def handler():
+        delivery = office.deliver(headers=CARRIED)
+        await elsewhere(delivery.end)
+        return contextvars.copy_context(), delivery
+
+    inherited, delivery = await asyncio.create_task(handler())  # which is gone, and others may be where it was
+    for _ in range(10):
+        await inherited.run(asyncio.create_task, elsewhere(lambda: office.publish().end()))
+    assert {span.parent.span_id for span in recorder.spans("publish orders", count=10)} == {span_id(delivery.span)}
+
+
+def test_a_message_whose_handling_ended_in_another_thread_is_nobodys_parent_in_its_own(desk, recorder):
+    before, office = get_current(), desk()
+    in_thread(office.deliver(headers=CARRIED).end)
+    office.publish().end()
+    assert get_current() is before
+    assert recorder.span("publish orders").parent is None
+
+
+async def test_the_message_around_one_whose_handling_ended_elsewhere_is_the_parent(desk, recorder):
+    office = desk()
+    outer = office.deliver("outer")
+    await elsewhere(office.deliver("inner", headers=CARRIED).end)
+    office.publish().end()
+    assert current() is outer.span
+    outer.end()
+    assert recorder.span("publish orders").parent.span_id == span_id(outer.span)
+
+
+async def test_what_the_application_has_put_over_an_ended_message_stays(desk, recorder):
+    office = desk()
+    delivery = office.deliver(headers=CARRIED)
+    await elsewhere(delivery.end)
+    attach(context.Context({**get_current(), "mine": 7}))
+    with recorder.tracer.start_as_current_span("work") as span:
+        office.publish("in work").end()
+    office.publish("after").end()
+    found = office.telemetry.context()
+    assert recorder.span("publish in work").parent.span_id == span_id(span)
+    assert recorder.span("publish after").parent is None
+    assert found["mine"] == 7
+    assert trace.get_current_span(found) is trace.INVALID_SPAN
+    attach(context.Context())
+
+
+async def test_an_ended_message_that_the_applications_own_token_brings_back_is_nobodys_parent(desk, recorder):
+    office = desk()
+    delivery = office.deliver(headers=CARRIED)
+    token = attach(baggage.set_baggage("user", "ada"))
+    await elsewhere(delivery.end)
+    office.publish("first").end()
+    detach(token)
+    assert current() is delivery.span
+    for _ in range(2):
+        office.publish("second").end()
+    assert [span.parent for span in recorder.spans(count=4) if span.kind is trace.SpanKind.PRODUCER] == [None] * 3
+    assert current() is trace.INVALID_SPAN
+
+
+def test_without_an_sdk_an_ended_message_is_nobodys_parent_either(desk):
+    office = desk(tracer_provider=None, meter_provider=None)
+    in_thread(office.deliver(headers=CARRIED).end)
+    assert office.publish().carrier == {}
+    assert current() is trace.INVALID_SPAN
+
+
+def test_a_message_that_is_got_after_one_that_ended_elsewhere_has_no_link_to_it(desk, recorder):
+    before, office = get_current(), desk("semconv")
+    in_thread(office.deliver("first", headers=CARRIED).end)
+    second = office.deliver("second")
+    second.end()
+    assert get_current() is before
+    assert recorder.span("process second").parent is None
+    assert shape(recorder.span("process second"))["links"] == []
+
+
+def test_messages_of_two_consumers_by_turns_leave_no_cycles(desk, recorder):
+    office, held = desk(), [Held(), Held()]
+    for number in range(4):
+        held[number % 2].end()
+        held[number % 2].hold(office.deliver(headers=CARRIED))
+        if number == 0:
+            kept = weakref.ref(held[0].delivery.span)
+    gc.disable()
+    try:
+        recorder.exporter.clear()
+        assert kept() is None
+    finally:
+        gc.enable()
+    for one in held:
+        one.end()
+
+
 def test_a_span_of_the_application_over_a_message_that_ended_elsewhere_stays(desk, recorder, request):
     request.addfinalizer(lambda: attach(context.Context()))
     office = desk()

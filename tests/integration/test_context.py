@@ -12,6 +12,7 @@ import threading
 
 import pytest
 from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from tests.support.drivers import CALLBACKS
 from tests.support.recorder import span_id, trace_id
@@ -252,6 +253,113 @@ async def test_a_consumer_may_move_to_another_thread(connect, recorder, caplog):
     assert seen == [span_id(span) for span in recorder.consumers(3)]
     assert trace.get_current_span() is trace.INVALID_SPAN
     assert [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")] == []
+
+
+CARRIED = {"traceparent": f"00-{7:032x}-{8:016x}-01", "baggage": "tenant=acme"}
+
+
+async def carrying(driver):
+    """A listener to a destination with one message, which carries a context from elsewhere."""
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    with suppress_instrumentation():
+        await driver.publish(destination, b"hello", driver.native(CARRIED))
+    return listener
+
+
+async def headers_of_one(driver):
+    """Publish a message; its headers on the wire."""
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    await driver.publish(destination)
+    wire = []
+    with suppress_instrumentation():
+        await driver.loop(listener, 1, lambda message: wire.append(dict(driver.headers(message))))
+    return wire[0]
+
+
+async def leave_by_break(messages):
+    async for _ in messages:
+        break
+
+
+async def leave_by_an_exception(messages):
+    with contextlib.suppress(BrokenError):
+        async for _ in messages:
+            raise BrokenError
+
+
+async def close_in_another_task(messages):
+    await anext(messages)
+    await asyncio.create_task(messages.aclose())
+
+
+LEAVING = pytest.mark.parametrize("leave", [leave_by_break, leave_by_an_exception, close_in_another_task])
+
+
+@LEAVING
+async def test_a_message_whose_generator_was_left_is_nobodys_parent(connect, recorder, vocabulary, around, leave):
+    driver = await connect()
+    listener = await carrying(driver)
+    with around:
+        before = context.get_current()
+        await leave(driver.generator(listener))
+        await until(lambda: any(span.kind is trace.SpanKind.CONSUMER for span in recorder.spans()))
+        wire = await headers_of_one(driver)
+        assert context.get_current() is before
+    (published,) = recorder.producers(1)
+    job = [span for span in recorder.spans() if span.name == "job"]
+    assert published.parent == (job[0].context if job else None)
+    assert published.links == ()
+    assert "baggage" not in wire
+
+
+@LEAVING
+async def test_a_message_is_not_below_one_whose_generator_was_left(connect, recorder, vocabulary, leave):
+    driver = await connect()
+    listener, other = await carrying(driver), await prepared(driver)
+    await leave(driver.generator(listener))
+    await until(lambda: any(span.kind is trace.SpanKind.CONSUMER for span in recorder.spans()))
+    await driver.loop(other, 1, lambda _: None)
+    assert context.get_current() == {}
+    _, consumed = recorder.consumers(2)
+    (published,) = recorder.producers(1)
+    assert consumed.parent.span_id == span_id(published)
+    assert [link.context.span_id for link in consumed.links] == ([] if vocabulary == "guide" else [span_id(published)])
+
+
+@LEAVING
+async def test_a_task_that_was_started_in_a_generators_loop_stays_in_its_trace(connect, recorder, leave):
+    driver = await connect()
+    elsewhere, over, tasks = driver.name(), asyncio.Event(), []
+
+    async def later():
+        await over.wait()
+        await driver.publish(elsewhere)
+
+    async def messages(listener):
+        async for message in driver.generator(listener):
+            tasks.append(asyncio.create_task(later()))
+            yield message
+
+    await leave(messages(await carrying(driver)))
+    await until(lambda: any(span.kind is trace.SpanKind.CONSUMER for span in recorder.spans()))
+    await driver.publish(elsewhere)
+    over.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 5)
+    (consumed,) = recorder.consumers(1)
+    mine, later_one = recorder.producers(2)
+    assert mine.parent is None
+    assert later_one.parent.span_id == span_id(consumed)
+
+
+@pytest.mark.parametrize("provider", [None, trace.NoOpTracerProvider()], ids=["no provider", "no-op provider"])
+async def test_without_an_sdk_a_message_whose_generator_was_left_is_not_passed_on(connect, provider):
+    driver = await connect(tracer_provider=provider, meter_provider=None)
+    messages = driver.generator(await carrying(driver))
+    await close_in_another_task(messages)
+    assert await headers_of_one(driver) == {}
+    assert context.get_current() == {}
 
 
 @with_callbacks

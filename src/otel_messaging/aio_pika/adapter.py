@@ -15,7 +15,7 @@ from otel_messaging.core.state import find, keep
 from .connections import Connection
 from .consuming import Source
 from .publishing import Exchange
-from .pulling import Pulled, last_pulled
+from .pulling import Pulled
 from .reading import Identity, address, consumed_from, identify, server, transport
 from .rpc import Call, Reply
 from .settling import giving_back, leaving
@@ -58,12 +58,9 @@ class AioPika:
 
     def asks(self, queue: Any) -> Moment | None:
         """A queue is asked for one message: what it gave to the same task before is handled."""
-        state, last = find(queue.channel), last_pulled.get()
+        state = find(queue.channel)
         if state is not None:
             state.asked(queue.name)
-        if last is not None and last.done:
-            last.end()
-            last_pulled.set(None)
         return Moment.now() if self.telemetry.context() is not None else None
 
     def got(self, queue: Any, message: Any, began: Moment) -> None:
@@ -76,7 +73,6 @@ class AioPika:
         if delivery is None:
             return
         if not delivery.done:
-            last_pulled.set(delivery)
             keep(queue.channel, self.telemetry, partial(Pulled, self)).hold(queue.name, delivery, identify(message))
         self.telemetry.tell_consume_hook(delivery, message)
 

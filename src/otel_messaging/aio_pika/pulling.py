@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import weakref
 from contextvars import Context as EmptyContext
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
     from .adapter import AioPika
     from .reading import Identity
-
-last_pulled: ContextVar[Delivery | None] = ContextVar("otel_messaging_aio_pika_pulled", default=None)
-"""The message that was pulled last here: another task may have settled it, which brings no context back."""
 
 
 class _Got(NamedTuple):

@@ -25,6 +25,7 @@ _runtime = getattr(runtime, "_RUNTIME_CONTEXT", runtime)
 _variable = getattr(_runtime, "_current_context", None) if type(_runtime) is ContextVarsRuntimeContext else None
 get_current: Callable[[], Context] = _runtime.get_current if _variable is None else _variable.get
 attach: Callable[[Context], Any] = _runtime.attach if _variable is None else _variable.set
+_reset: Callable[[Any], None] | None = None if _variable is None else _variable.reset
 
 # The API keeps these keys to itself; a context that holds nothing else tells them.
 (SPAN,) = set_span_in_context(INVALID_SPAN, Context())
@@ -40,6 +41,25 @@ def _suppression_keys() -> frozenset[str]:
 
 
 SUPPRESSION = _suppression_keys()
+
+
+def renew(token: Any) -> Any:
+    """Find out whether a token of `attach` is of this task or thread: none that it has started can give it back.
+
+    Args:
+        token: the token; None if there is none.
+
+    Returns:
+        A token in its place, since each can be given back once; None where it is another's, or nobody can know.
+    """
+    if token is None or _reset is None:
+        return None
+    current = get_current()
+    try:
+        _reset(token)
+    except (ValueError, RuntimeError):
+        return None
+    return attach(current)
 
 
 def recording(context: Context) -> Span | None:

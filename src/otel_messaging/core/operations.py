@@ -8,16 +8,16 @@ import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.metrics import _internal as meters
 from opentelemetry.trace import Status, StatusCode
 
 from . import safety
 from . import vocabulary as v
-from .contexts import DELIVERY, SPAN, attach, get_current, recording
+from .contexts import BATCH, DELIVERY, SPAN, attach, get_current, recording, renew
 from .finalizers import finalizing, is_finalizing, put_aside
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .telemetry import Telemetry
 
 _OK = Status(StatusCode.OK)
+_NOTHING = Context()
 _UNSET = StatusCode.UNSET  # an enumeration's member is slow to look up
 
 
@@ -194,17 +195,44 @@ class Publication(Running):
     """The broker has answered, or will not."""
 
 
-class Delivery(Running):
+class Lasting(Running):
+    """An operation whose context is current as long as it lasts, in the task or thread that has begun it.
+
+    Attributes:
+        done: whether it is over.
+        token: what `attach` has returned for its context; None where it ends nowhere but in this task or thread.
+        place: the identity of its context.
+    """
+
+    __slots__ = ("_previous", "done", "place", "token")
+
+    _previous: Context
+    done: bool
+    place: int
+    token: Any
+
+    def attach(self, context: Context) -> None:
+        """Make its context current."""
+        attach(_NOTHING)  # a token keeps what it replaces: contexts of operations would follow one another for ever
+        self.place = id(context)
+        self.token = attach(context)
+
+    def before(self) -> tuple[Context, Delivery | None]:
+        """The context from before it, and the message that is handled in that."""
+        delivery = self._previous.get(DELIVERY)
+        return self._previous, delivery if isinstance(delivery, Delivery) else None
+
+
+class Delivery(Lasting):
     """A message that the application is handling: its span, and how long its context is current.
 
     Attributes:
         message: what tells this message from others, as the adapter chose it; a list of that, where several are handled
             at once; None once it is handled.
-        done: whether the message is handled.
         reply_to: where the message asks to be answered at, if it does. The adapter says so.
     """
 
-    __slots__ = ("_error", "_outer", "_previous", "_stopped", "_where", "done", "message", "reply_to")
+    __slots__ = ("_error", "_outer", "_stopped", "_where", "message", "reply_to")
 
     def __init__(
         self,
@@ -227,8 +255,9 @@ class Delivery(Running):
             previous, outer = _unhandled(previous)
             if outer is not None:  # where two consumers are asked in turn, those handled would follow one another
                 outer._previous, outer._outer = outer.before()
-        self._previous: Context = previous
+        self._previous = previous
         self._outer: Delivery | None = outer
+        self.token = None
         self._error: BaseException | Failure | None = None
         self._stopped: Moment | None = None
         self._where: tuple[Any, int] | None = None
@@ -395,16 +424,41 @@ def handled_here() -> Delivery | None:
 
 
 def forget_handled() -> None:
-    """Bring back the context from before messages that are current here, but whose handling was ended elsewhere."""
+    """Bring back the context from before messages that were handled here, but whose handling was ended elsewhere."""
     if finalizing and is_finalizing():
         return
     try:
-        context = get_current()
-        before, _ = _unhandled(context)
-        if before is not context:
-            attach(before)
-    except safety.MISTAKES as error:
+        without_ended(get_current())
+    except safety.MISTAKES as error:  # the span need not be the SDK's
         safety.report("restoring a context", error)
+
+
+def without_ended(current: Context) -> Context:
+    """The context to go on in, where messages that were handled here are over, and their contexts are still here.
+
+    A generator that was left leaves them, and whatever ends a message elsewhere. What is over here is nobody's parent;
+    a task that its handler has started goes on in its trace.
+
+    Args:
+        current: the current context. That from before the messages is brought back, unless the application has put
+            something of its own over theirs.
+    """
+    for key in (DELIVERY, BATCH):
+        lasted: Any = current.get(key)
+        if lasted is None or not lasted.done:
+            continue
+        token = renew(lasted.token)
+        if token is None:
+            continue
+        before, _ = lasted.before()
+        if id(current) == lasted.place:
+            attach(before)
+            lasted.token = token
+            return without_ended(before)
+        lasted.token = token
+        own = {name: value for name, value in current.items() if name != key and value is not lasted.span}
+        return Context({**before, **own})
+    return current
 
 
 def _unhandled(context: Context) -> tuple[Context, Delivery | None]:

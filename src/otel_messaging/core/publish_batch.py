@@ -13,7 +13,7 @@ from . import forking, safety
 from . import vocabulary as v
 from .contexts import BATCH, attach, get_current
 from .finalizers import finalizing, is_finalizing, put_aside
-from .operations import Failure, Moment, Publication, Running, error_type_of, portable
+from .operations import Failure, Lasting, Moment, Publication, error_type_of, portable
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .telemetry import Telemetry
 
 
-class PublishBatch(Running):
+class PublishBatch(Lasting):
     """What is published by whoever has its context, until it is closed: in several tasks and threads, of any library.
 
     Its span ends when it is closed and all of its messages are answered, whichever is later: brokers may answer when
@@ -38,12 +38,10 @@ class PublishBatch(Running):
     __slots__ = (
         "__weakref__",
         "_awaited",
-        "_closed",
         "_error",
         "_failures",
         "_lock",
         "_number",
-        "_previous",
         "_size",
         "_systems",
     )
@@ -51,19 +49,19 @@ class PublishBatch(Running):
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, context: Context) -> None:
         super().__init__(telemetry, operation, span, time.perf_counter())
         self._lock = threading.Lock()
-        self._closed = False
+        self.done = False
         self._number = self._awaited = self._size = 0
         self._failures: list[str] = []
         self._systems: set[str] = set()
         self._error: BaseException | Failure | None = None
         self._previous = context
-        attach(Context({**trace.set_span_in_context(span, context), BATCH: self}))
+        self.attach(Context({**trace.set_span_in_context(span, context), BATCH: self}))
         forking.watch(self)
 
     def disown(self) -> None:
         """In a forked child: what it publishes is counted nowhere, and the span ends in the parent."""
         self._lock = threading.Lock()
-        self._open, self._closed = False, True
+        self._open, self.done = False, True
 
     def add(
         self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str], facts: v.Facts
@@ -79,7 +77,7 @@ class PublishBatch(Running):
         """
         size, system = dict(facts).get(v.BODY_SIZE), dict(operation.facts).get(v.SYSTEM)
         with self._lock:
-            if self._closed:  # a task that was started inside goes on
+            if self.done:  # a task that was started inside goes on
                 return Publication(telemetry, operation, span, carrier)
             index = self._number
             self._number += 1
@@ -106,7 +104,7 @@ class PublishBatch(Running):
             self._awaited -= 1
             if error is not None:
                 self._failures.append(error_type_of(error))
-            over = self._closed and not self._awaited
+            over = self.done and not self._awaited
         if over:
             self._conclude(stopped)
 
@@ -124,8 +122,8 @@ class PublishBatch(Running):
         if current.get(BATCH) is self:
             self._restore(current)
         with self._lock:
-            over = not self._closed and not self._awaited
-            self._closed = True
+            over = not self.done and not self._awaited
+            self.done = True
             self._error = error
         if over:
             self._conclude(stopped)

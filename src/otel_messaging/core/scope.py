@@ -363,4 +363,5 @@ async def handle(
         raise
     if delivery is not None:
         delivery.end()
+        delivery.token = None  # the tasks that the callback has started keep the delivery, and need not keep this
     return result

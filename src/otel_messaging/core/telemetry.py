@@ -31,6 +31,7 @@ from .operations import (
     Running,
     Settlement,
     error_type_of,
+    without_ended,
 )
 
 if TYPE_CHECKING:
@@ -153,8 +154,12 @@ class Telemetry:
         if aside:
             end_aside()
         context = get_current()
-        if context and not SUPPRESSION.isdisjoint(context) and any(context.get(key) for key in SUPPRESSION):
+        if not context:
+            return context
+        if not SUPPRESSION.isdisjoint(context) and any(context.get(key) for key in SUPPRESSION):
             return None
+        if (DELIVERY in context and context[DELIVERY].done) or (BATCH in context and context[BATCH].done):  # type: ignore[attr-defined]
+            return without_ended(context)
         return context
 
     def outgoing(self) -> Context | None:
@@ -360,7 +365,12 @@ class Telemetry:
         delivery = Delivery(self, operation, span, message, context)
         if self._current:
             here = {SPAN: span, DELIVERY: delivery}
-            attach(Context(here if usual is not None else {**parent, **here}))
+            current = Context(here if usual is not None else {**parent, **here})
+            if delivery._outer is not None or delivery._previous is not context:
+                delivery.attach(current)
+            else:  # the same, in the most usual case
+                delivery.place = id(current)
+                delivery.token = attach(current)
         else:
             delivery.end()
         return delivery
@@ -402,7 +412,7 @@ class Telemetry:
                 self._capture.write(first, attributes)
             span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
         delivery = Delivery(self, operation, span, message, context)
-        attach(Context({**parent, SPAN: span, DELIVERY: delivery}))
+        delivery.attach(Context({**parent, SPAN: span, DELIVERY: delivery}))
         return delivery
 
     def receive(
@@ -585,7 +595,7 @@ class Telemetry:
         span: Any = parent.get(SPAN) or INVALID_SPAN
         delivery = Delivery(self, UNTOLD, span, message, context)
         if self.settings.process_spans:
-            attach(Context({**parent, DELIVERY: delivery}))
+            delivery.attach(Context({**parent, DELIVERY: delivery}))
         else:
             delivery.end()
         return delivery

@@ -14,7 +14,7 @@ from otel_messaging.core.telemetry import PublishRequest
 
 from .client import Client
 from .messages import operation_of
-from .pulling import Asked, last_pulled
+from .pulling import Asked
 from .reading import is_reply
 
 if TYPE_CHECKING:
@@ -89,12 +89,9 @@ class Nats:
 
     def asks(self, subscription: Any) -> Moment | None:
         """A subscription is asked for one message: what it gave to the same task before is handled."""
-        state, last = find(subscription), last_pulled.get()
+        state = find(subscription)
         if state is not None:
             state.asked()
-        if last is not None and last.done:
-            last.end()
-            last_pulled.set(None)
         return Moment.now() if self.telemetry.context() is not None else None
 
     def got(self, subscription: Any, message: Any, began: Moment) -> None:

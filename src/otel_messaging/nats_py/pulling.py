@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import weakref
 from asyncio import current_task
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
     from otel_messaging.core.telemetry import One, Telemetry
 
     from .adapter import Nats
-
-
-last_pulled: ContextVar[Delivery | None] = ContextVar("otel_messaging_nats_pulled", default=None)
-"""The message that was pulled last here: another task may have settled it, which brings no context back."""
 
 
 class _Got(NamedTuple):
@@ -91,7 +86,6 @@ class Asked:
         if delivery is not None and not delivery.done:
             self._got[id(message)] = _Got(delivery, weakref.ref(current_task()), taken)
             self._client.pulled[id(message)] = self
-            last_pulled.set(delivery)
 
     def _take(self, deliveries: Deliveries, message: Any) -> None:
         """The application has taken a message out of a list that was made for it alone."""
