@@ -359,6 +359,15 @@ def test_a_loop_is_the_consumer_to_all_who_ask(consumer):
         loop.missing  # noqa: B018
 
 
+def test_a_loop_may_be_referred_to_weakly_and_is_gone_when_it_is_left(consumer):
+    loop = iter(consumer)
+    reference = weakref.ref(loop)
+    assert reference() is loop
+    next(loop)
+    del loop
+    assert reference() is None
+
+
 def test_nothing_keeps_a_loop(consumer):
     loop = iter(consumer)
     assert gc.get_referrers(loop) == [] or all(found is not consumer for found in gc.get_referrers(loop))

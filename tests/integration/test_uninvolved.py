@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import weakref
 
 import pytest
 import wrapt
@@ -140,6 +141,20 @@ async def test_uninstrumenting_in_a_loop_body_leaves_nothing_behind(connect, rec
     await driver.loop(listener, 1, lambda _: driver.instrumentor().uninstrument())
     recorder.consumers(1)
     assert context.get_current() is before
+
+
+async def test_what_a_loop_holds_may_be_referred_to_weakly(connect):
+    driver = await connect()
+    listener = await driver.listen(driver.name())
+    iterator = driver.iterate(listener)
+    reference, collected = weakref.ref(iterator), []
+    known = weakref.WeakSet([iterator])
+    weakref.finalize(iterator, collected.append, "gone")
+    assert reference() is iterator
+    assert weakref.proxy(iterator) == iterator
+    assert iterator in known
+    assert collected == []
+    await driver.stop(listener, iterator)
 
 
 async def test_a_consumer_is_closed_also_where_ours_fails(connect, recorder, lenient, monkeypatch):

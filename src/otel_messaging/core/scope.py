@@ -171,7 +171,7 @@ class _Loop:
     itself would not notice. In all else it behaves as the consumer does.
     """
 
-    __slots__ = ("_consumer", "_held", "_token")
+    __slots__ = ("__weakref__", "_consumer", "_held", "_token")
 
     def __init__(self, consumer: Any, held: Held) -> None:
         own = object.__setattr__
