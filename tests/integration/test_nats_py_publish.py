@@ -374,7 +374,8 @@ async def test_a_full_buffer_is_an_error_of_the_span(instrument, recorder):
 
 
 @pytest.mark.usefixtures("real_broker")
-async def test_after_a_reconnect_the_server_is_the_new_one(instrument, recorder):
+async def test_after_a_reconnect_the_server_is_the_new_one(instrument, recorder, monkeypatch):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging/dup")
     instrument(NatsPyInstrumentor)
 
     async def handler(message):
@@ -396,9 +397,12 @@ async def test_after_a_reconnect_the_server_is_the_new_one(instrument, recorder)
                 await until(lambda: len(recorder.spans()) == 2 * len(expected) + 2)
                 expected.append(("127.0.0.1", running.port, str(connection.client_id)))
     names = ("server.address", "server.port", "messaging.client.id")
-    for spans in (recorder.producers(2), recorder.consumers(2)):
+    sent, handled = recorder.producers(2), recorder.consumers(2)
+    for spans in (sent, handled):
         assert [tuple(span.attributes[name] for name in names) for span in spans] == expected
     assert expected[0][2] != expected[1][2]
+    peers = [tuple(span.attributes[f"network.peer.{part}"] for part in ("address", "port")) for span in sent]
+    assert peers == [address[:2] for address in expected]
 
 
 @pytest.mark.usefixtures("real_broker")

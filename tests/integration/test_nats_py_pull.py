@@ -296,6 +296,7 @@ async def test_a_message_that_is_settled_later_has_the_wildcard_in_that_name_too
         "status": ("UNSET", None),
         "attributes": {
             **driver.consumed("semconv", f"{name}.a", b"x"),
+            **driver.peer(),
             "messaging.operation.name": "ack",
             "messaging.operation.type": "settle",
             "messaging.destination.template": f"{name}.*",

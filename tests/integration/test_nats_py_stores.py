@@ -59,6 +59,7 @@ def attributes(driver, vocabulary, bucket, verb, **ours):
         "messaging.client.id": str(driver.client.client_id),
         "server.address": driver.client.connected_url.hostname,
         "server.port": driver.client.connected_url.port,
+        **({} if vocabulary == "guide" or verb == "process" else driver.peer()),
         **dict.fromkeys(operation[vocabulary], verb),
         **({"messaging.message.payload_size_bytes": size} if size is not None and vocabulary != "semconv" else {}),
         **{f"messaging.nats.{name}": value for name, value in ours.items()},

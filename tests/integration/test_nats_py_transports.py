@@ -73,6 +73,28 @@ async def test_messages_over_a_websocket_are_told_of(instrument, recorder):
             check(recorder, subject, port)
 
 
+@pytest.mark.parametrize("scheme", ["nats", "tls", "ws"])
+async def test_the_address_that_a_connection_is_to_is_told_of_every_transport(
+    instrument, recorder, certificate, trusting, monkeypatch, scheme
+):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging")
+    if scheme == "ws":
+        pytest.importorskip("aiohttp", reason="nats-py needs aiohttp for websockets")
+    instrument(NatsPyInstrumentor)
+    port = brokers.free_port()
+    options = {
+        "nats": "",
+        "tls": 'tls {{ cert_file: "{}", key_file: "{}" }}'.format(*certificate),
+        "ws": f'websocket {{ host: "127.0.0.1", port: {port}, no_tls: true }}',
+    }
+    with server(options[scheme]) as running:
+        port = port if scheme == "ws" else running.port
+        async with client(f"{scheme}://127.0.0.1:{port}", tls=trusting if scheme == "tls" else None) as connection:
+            await connection.publish(fresh())
+    (span,) = recorder.producers(1)
+    assert (span.attributes["network.peer.address"], span.attributes["network.peer.port"]) == ("127.0.0.1", port)
+
+
 @pytest.mark.parametrize(
     ("address", "port"), [("ws://127.0.0.1", 80), ("wss://127.0.0.1", 443), ("wss://[::1]:8443", 8443)]
 )

@@ -17,7 +17,7 @@ from otel_messaging.core.state import find
 
 from .advisories import GIVEN_UP, given_up
 from .limits import limits_of, size_of
-from .reading import DELIVERED, describe, fold, number, split_reply, stored
+from .reading import DELIVERED, describe, fold, number, peer, split_reply, stored
 from .telling import acknowledged
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class Client:
                 (v.SERVER_ADDRESS, uri.hostname if uri is not None else None),
                 (v.SERVER_PORT, uri.port or _PORTS.get(uri.scheme) if uri is not None else None),
                 (v.CLIENT_ID, None if number is None else str(number)),
+                *peer(self._client),
             )
         return self._facts
 

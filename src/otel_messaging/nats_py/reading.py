@@ -63,6 +63,13 @@ def sendable(headers: Any) -> Any:
     return {name: value for name, value in headers.items() if name not in refused} or None if refused else headers
 
 
+def peer(client: Any) -> v.Facts:
+    """To what address a client is connected, by TCP or through a web socket."""
+    transport = client._transport
+    connection = getattr(transport, "_io_writer", None) or getattr(transport, "_ws", None)
+    return v.peer(connection.get_extra_info("peername")) if connection is not None else ()
+
+
 def is_reply(subject: str, delivery: Delivery) -> bool:
     """Whether a subject is the inbox that a message, or one that is handled around it, asks to be answered at."""
     return delivery.is_answered_at(subject) and _INBOX.search(subject) is not None

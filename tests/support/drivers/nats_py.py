@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
@@ -101,10 +102,16 @@ class NatsPyDriver(Driver):
         return subscription
 
     def published(self, vocabulary, destination, body):
-        return self._attributes(vocabulary, destination, body, "publish", "publish", "send")
+        found = self._attributes(vocabulary, destination, body, "publish", "publish", "send")
+        return both(vocabulary, found, {**found, **self.peer()})
 
     def consumed(self, vocabulary, destination, body):
         return self._attributes(vocabulary, destination, body, "receive", "process", "process")
+
+    def peer(self):
+        """What the conventions tell of the connection where the server is called."""
+        url = urlsplit(self.address)
+        return {"network.peer.address": socket.gethostbyname(url.hostname), "network.peer.port": url.port}
 
     def _attributes(self, vocabulary, destination, body, operation, name, kind):
         url = urlsplit(self.address)
