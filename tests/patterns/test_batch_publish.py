@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import gc
 import os
@@ -31,6 +32,11 @@ class BrokenError(Exception):
     """What the application raises."""
 
 
+def server(driver):
+    attributes = driver.published("guide", "", b"")
+    return {name: value for name, value in attributes.items() if name in ("server.address", "server.port")}
+
+
 def batch_shape(driver, vocabulary, destination, count, size, **changed):
     guide = {"messaging.operation": "publish", "messaging.batch.total_size_bytes": size}
     semconv = {"messaging.operation.name": "batch_publish", "messaging.operation.type": "send"}
@@ -44,6 +50,7 @@ def batch_shape(driver, vocabulary, destination, count, size, **changed):
             "messaging.system": driver.system,
             "messaging.destination.name": destination,
             "messaging.batch.message_count": count,
+            **server(driver),
             **({} if vocabulary == "semconv" else guide),
             **({} if vocabulary == "guide" else semconv),
         },
@@ -87,14 +94,31 @@ async def test_messages_are_counted_once_by_the_metrics(publisher, recorder):
     assert [count for _, count in recorder.metrics()["messaging.messages.produced"]] == [3]
 
 
-async def test_in_the_conventions_the_batch_has_no_duration_beside_those_of_its_messages(
-    publisher, recorder, monkeypatch
+@pytest.mark.parametrize("error", [None, BrokenError])
+async def test_in_the_conventions_the_batch_has_a_duration_beside_those_of_its_messages(
+    publisher, recorder, monkeypatch, error
 ):
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging")
     driver, destination = await publisher()
-    with batch_publish(destination):
-        await driver.publish(destination)
-    assert [count for _, count in recorder.metrics()["messaging.client.operation.duration"]] == [1]
+    for _ in range(2):  # the first time the server is not known beforehand
+        with contextlib.suppress(BrokenError), batch_publish(destination):
+            await driver.publish(destination)
+            await driver.publish(destination)
+            if error is not None:
+                raise error
+    durations = recorder.metrics()["messaging.client.operation.duration"]
+    names = {attributes["messaging.operation.name"]: (attributes, count) for attributes, count in durations}
+    assert {name: count for name, (_, count) in names.items()} == {driver.verb: 4, "batch_publish": 2}
+    attributes, _ = names["batch_publish"]
+    assert attributes == {
+        "messaging.system": driver.system,
+        "messaging.destination.name": destination,
+        "messaging.operation.name": "batch_publish",
+        "messaging.operation.type": "send",
+        **server(driver),
+        **({} if error is None else {"error.type": f"{__name__}.BrokenError"}),
+    }
+    assert [count for _, count in recorder.metrics()["messaging.client.sent.messages"]] == [4]
 
 
 async def test_a_message_that_fails_is_an_event_with_its_index(publisher, recorder):
@@ -240,8 +264,12 @@ def test_without_an_sdk_there_is_no_span_and_no_context(system):
         assert get_current() == {}
 
 
-async def test_a_sampler_knows_what_is_published(publisher, recorder):
+@pytest.mark.parametrize("before", [False, True], ids=["first", "later"])
+async def test_a_sampler_knows_what_is_published(publisher, recorder, before):
+    """And to which server, once messages were published to it and to no other."""
     driver, destination = await publisher()
+    if before:
+        await driver.publish(destination)
     seen = []
     recorder.open.on_start = lambda span, parent_context=None: seen.append((span.name, dict(span.attributes)))
     with batch_publish(destination, system=driver.system):
@@ -253,7 +281,15 @@ async def test_a_sampler_knows_what_is_published(publisher, recorder):
         "messaging.system": driver.system,
         "messaging.destination.name": destination,
         "messaging.operation": "publish",
+        **(server(driver) if before else {}),
     }
+
+
+def test_a_library_can_be_named_for_its_system(recorder, instrument):
+    instrument(NatsPyInstrumentor)
+    with batch_publish("orders", system="nats_py"):
+        pass
+    assert recorder.span("batch_publish orders").attributes["messaging.system"] == "nats"
 
 
 async def test_messages_of_two_systems_have_none_in_common(nats_address, rabbitmq_address, recorder, instrument):

@@ -43,7 +43,7 @@ class PublishBatch(Lasting):
         "_lock",
         "_number",
         "_size",
-        "_systems",
+        "_whereabouts",
     )
 
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, context: Context) -> None:
@@ -52,7 +52,7 @@ class PublishBatch(Lasting):
         self.done = False
         self._number = self._awaited = self._size = 0
         self._failures: list[str] = []
-        self._systems: set[str] = set()
+        self._whereabouts: set[v.Facts] = set()
         self._error: BaseException | Failure | None = None
         self._previous = context
         self.attach(Context({**trace.set_span_in_context(span, context), BATCH: self}))
@@ -75,7 +75,7 @@ class PublishBatch(Lasting):
             carrier: the headers to send with it.
             facts: what is known of it.
         """
-        size, system = dict(facts).get(v.BODY_SIZE), dict(operation.facts).get(v.SYSTEM)
+        size, whereabouts = dict(facts).get(v.BODY_SIZE), v.whereabouts(operation.facts)
         with self._lock:
             if self.done:  # a task that was started inside goes on
                 return Publication(telemetry, operation, span, carrier)
@@ -83,8 +83,7 @@ class PublishBatch(Lasting):
             self._number += 1
             self._awaited += 1
             self._size += size or 0
-            if system is not None:
-                self._systems.add(system)
+            self._whereabouts.add(whereabouts)
         return _Member(telemetry, operation, span, carrier, self, index, size is not None)
 
     def answered(self, index: int, size: int, error: BaseException | Failure | None, stopped: Moment | None) -> None:
@@ -138,8 +137,19 @@ class PublishBatch(Lasting):
         error = self._error
         if error is None and self._failures:
             error = Failure(self._failures[0], f"{len(self._failures)} of {self._number} messages failed")
-        system = next(iter(self._systems)) if len(self._systems) == 1 else None
-        self._finish(error, ((v.SYSTEM, system), (v.BATCH_COUNT, self._number), (v.BATCH_SIZE, self._size)), stopped)
+        shared = self._shared()
+        self._finish(error, (*shared, (v.BATCH_COUNT, self._number), (v.BATCH_SIZE, self._size)), stopped)
+
+    def _shared(self) -> v.Facts:
+        """Where all messages went to. Metrics tell that, even if it was not known when the batch began."""
+        if not self._whereabouts:
+            return ()
+        first, *others = self._whereabouts
+        shared = tuple(fact for fact in first if all(fact in other for other in others))
+        if shared != self.operation.facts:
+            batch = self.operation.destination
+            self.operation = self._telemetry.prepared(v.BATCH_PUBLISH, "batch_publish", batch, shared)
+        return shared
 
 
 class _Member(Publication):

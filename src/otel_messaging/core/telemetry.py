@@ -131,6 +131,7 @@ class Telemetry:
         meter = meter_of(scope, meter_provider, schema) if settings.metrics else None
         self._metrics = Metrics(meter, self.vocabulary) if meter is not None else None
         self._prepared: Cache[tuple[Any, ...], Operation] = Cache()
+        self._servers: set[v.Facts] = set()
         forking.watch(self)
 
     def disown(self) -> None:
@@ -190,6 +191,8 @@ class Telemetry:
         """
         names = self.vocabulary
         excluded = self.excludes(destination)
+        if action is v.PUBLISH and len(self._servers) < 2:
+            self._servers.add(v.whereabouts(facts))
         made = None if excluded else self._metrics
         timed = made is not None and self.settings.queue_time and action is not v.PUBLISH and action is not v.SETTLE
         return Operation(
@@ -203,6 +206,11 @@ class Telemetry:
             excluded=excluded,
             verb=verb,
         )
+
+    @property
+    def whereabouts(self) -> v.Facts:
+        """The system and the server that messages are published to; nothing if there are several, or none was yet."""
+        return next(iter(self._servers)) if len(self._servers) == 1 else ()
 
     def prepared(self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts) -> Operation:
         """The same, kept for those who ask again."""

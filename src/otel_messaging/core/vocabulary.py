@@ -223,6 +223,9 @@ _NOT_OF_HANDLING = frozenset({PEER_ADDRESS, PEER_PORT})
 """What the conventions leave out where the application handles messages: no call to the broker is made then."""
 
 
+_WHEREABOUTS = frozenset({SYSTEM, SERVER_ADDRESS, SERVER_PORT})
+
+
 class Destination(NamedTuple):
     """Where messages go to or come from.
 
@@ -254,6 +257,11 @@ def peer(address: Any) -> Facts:
     if isinstance(address, tuple) and len(address) >= 2:
         return ((PEER_ADDRESS, str(address[0])), (PEER_PORT, address[1]))
     return ((PEER_ADDRESS, address),) if isinstance(address, str) and address else ()
+
+
+def whereabouts(facts: Facts) -> Facts:
+    """The facts that say which system messages go to, and which server of it."""
+    return tuple(fact for fact in facts if fact[0] in _WHEREABOUTS and fact[1] is not None)
 
 
 class Vocabulary:

@@ -21,11 +21,13 @@ def _start(destination: str, system: str | None) -> PublishBatch | None:
         system = library.system if certain else None  # the messages will tell
     else:
         library = library_named(system)
+        system = library.system
     telemetry: Telemetry = library.instrumentor.reader().telemetry
     context = telemetry.context()
     if context is None:
         return None
-    facts = ((v.SYSTEM, system),)
+    known = telemetry.whereabouts if system is not None else ()
+    facts = known or ((v.SYSTEM, system),)
     operation = telemetry.prepared(v.BATCH_PUBLISH, "batch_publish", v.Destination(destination), facts)
     span = telemetry.start(operation, context)
     return None if span is None else PublishBatch(telemetry, operation, span, context)
