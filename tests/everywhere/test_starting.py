@@ -13,7 +13,7 @@ from tests.programs import FOLDER, ROOT, instrumented, run
 CLIENT = {"kafka_python": "kafka", "aio_pika": "aio_pika", "nats_py": "nats"}
 INITIALIZE = "from opentelemetry.instrumentation.auto_instrumentation import initialize\ninitialize()\n"
 RUN = "import runpy, sys\ndel sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
-ON_UVLOOP = "import asyncio, uvloop\nasyncio.set_event_loop_policy(uvloop.EventLoopPolicy())\n"
+ON_UVLOOP = "import asyncio, uvloop\nasyncio.events.new_event_loop = uvloop.new_event_loop\n"
 GEVENT = "from gevent import monkey\nmonkey.patch_all()\n"
 
 
@@ -105,7 +105,7 @@ def test_optimized_and_isolated_from_the_users_packages(start, python, expect_on
 
 
 NAMES = "import sys; print(*sorted(name for name in sys.modules if name.startswith('otel_messaging.')))"
-CORE = {"instrumentor", "lazily", "rivals", "safety", "settings"}
+CORE = {"finalizers", "instrumentor", "lazily", "rivals", "safety", "settings"}
 
 
 def test_a_program_that_uses_no_broker_imports_nothing_of_the_adapters(python, otlp):
