@@ -69,10 +69,12 @@ def _parent(text: str) -> str:
 
 def _baggage(text: str) -> str:
     """The members that are well formed and can travel on, of the first 180: no propagator takes more."""
+    if " " in text:
+        text = _BLANKS.sub("", text)
     if len(text) <= BAGGAGE_MEMBER_LENGTH // _GROWTH and text.count(",") < BAGGAGE_MEMBERS and _BAGGAGE.fullmatch(text):
         return text  # as nearly all write it
     taken, room = [], LARGEST
-    for member in [member for member in _BLANKS.sub("", text).split(",") if member][:BAGGAGE_MEMBERS]:
+    for member in [member for member in text.split(",") if member][:BAGGAGE_MEMBERS]:
         if _BAGGAGE_MEMBER.fullmatch(member):
             size = _encoded(member)
             if size <= min(room, BAGGAGE_MEMBER_LENGTH):

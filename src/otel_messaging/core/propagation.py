@@ -167,7 +167,7 @@ def remote(headers: Mapping[str, Any]) -> Span | None:
     if type(value) is bytes:
         value = value.decode("latin-1")  # what is no ASCII does not match
     elif type(value) is not str:
-        value = as_text(value)
+        value = None if value is None else as_text(value)
     found = _TRACEPARENT.fullmatch(value) if value is not None else None
     if found is None:
         return None
