@@ -318,7 +318,9 @@ def test_an_error_of_the_library_comes_through_and_ends_the_handling(application
     application.fill(b"b")
     with pytest.raises(ZeroDivisionError, match="deserializer"):
         next(consumer)
-    received(application, recorder, 1)
+    handled, call = received(application, recorder, 2)
+    assert [span.status.status_code.name for span in (handled, call)] == ["OK", "ERROR"]
+    assert call.start_time >= handled.end_time
     assert nothing_is_current()
 
 

@@ -208,16 +208,20 @@ def test_who_looks_at_all_objects_meanwhile_disturbs_nothing(application, record
     assert len(seen) == 1
 
 
-def test_an_error_of_poll_is_recorded(application, recorder):
+def test_arguments_that_poll_refuses_are_a_failure(application, recorder):
     consumer = application.consumer()
-    consumer.close()
-    with pytest.raises((AssertionError, Exception)) as caught:
-        consumer.poll(timeout_ms=100)
+    with pytest.raises((AssertionError, ValueError)) as caught:
+        consumer.poll(timeout_ms=-1)
     (span,) = recorder.spans()
-    assert span.name.split(" ")[0] == "receive"
+    assert span.name == f"receive {application.topic}"
     assert span.status.status_code is trace.StatusCode.ERROR
-    assert span.attributes["error.type"].rpartition(".")[2] == type(caught.value).__name__
+    assert span.attributes["error.type"] == type(caught.value).__name__
     assert [event.name for event in span.events] == ["exception"]
+
+
+def test_more_arguments_than_poll_takes_are_refused_as_they_are_uninstrumented(application, recorder):
+    with pytest.raises(TypeError, match=r"poll\(\) takes from 1 to 4 positional arguments but 5 were given"):
+        application.consumer().poll(0, None, True, 4)
 
 
 @pytest.fixture

@@ -200,19 +200,6 @@ async def test_a_pushed_message_that_is_asked_for_is_told_of_once(connect, recor
     assert {attributes["messaging.destination.name"] for attributes, _ in recorder.metrics()[CONSUMED]} == {f"{name}.a"}
 
 
-async def test_a_fetch_that_fails_is_an_error(connect, recorder):
-    driver = await connect()
-    _, name, subscription = await pull(driver)
-    fetching = asyncio.create_task(outcome(lambda: subscription.fetch(1, timeout=2)))
-    await asyncio.sleep(0.05)
-    await driver.client.close()
-    kind, _text = await fetching
-    (span,) = recorder.spans()
-    assert span.name == f"receive {name}.a"
-    assert span.attributes["error.type"] == f"{kind.__module__}.{kind.__qualname__}"
-    assert span.status.status_code.name == "ERROR"
-
-
 async def test_a_list_is_as_it_was_without_us(instrument, nats_address):
     name = fresh()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.operations import Failure, Moment
+from otel_messaging.core.pulls import is_failure
 from otel_messaging.core.settling import Last
 from otel_messaging.core.state import find, keep
 
@@ -16,7 +16,7 @@ from .connections import Connection
 from .consuming import Source
 from .publishing import Exchange
 from .pulling import Pulled
-from .reading import Identity, address, consumed_from, identify, server, transport
+from .reading import Identity, address, consumed_from, identify, is_closed, server, transport
 from .rpc import Call, Reply
 from .settling import giving_back, leaving
 
@@ -76,16 +76,23 @@ class AioPika:
             keep(queue.channel, self.telemetry, partial(Pulled, self)).hold(queue.name, delivery, identify(message))
         self.telemetry.tell_consume_hook(delivery, message)
 
-    def got_none(self, queue: Any, error: BaseException, began: Moment) -> None:
-        """Asking a queue for one message has failed."""
+    def failed(self, verb: str, queue: Any, error: BaseException, began: Moment) -> None:
+        """Asking a queue for messages has raised an exception.
+
+        Args:
+            verb: the library's own word for it.
+            queue: the queue.
+            error: the exception.
+            began: when it was asked.
+        """
         context = self.telemetry.context()
-        if context is not None and not isinstance(error, asyncio.QueueEmpty):
+        if context is not None and is_failure(error, is_closed(queue)):
             connection = transport(queue)
             if connection is not None:
                 source = self.source(queue.name, connection)
             else:
                 source = Source(self.telemetry, queue.name, ((v.SYSTEM, "rabbitmq"), *server(address(queue))))
-            self.telemetry.receive(source.asking(), (), (), context, began, error)
+            self.telemetry.receive(source.asking(verb), (), (), context, began, error)
 
     def settlement(self, verb: str, message: Any, details: v.Attributes) -> Ends | None:
         """Begin to settle a message."""

@@ -90,10 +90,14 @@ class Source:
             delivery.reply_to = message.reply_to
         return delivery
 
-    def asking(self) -> Operation:
-        """To ask for a message that never comes, of which one knows nothing but the queue."""
+    def asking(self, verb: str) -> Operation:
+        """To ask for a message that never comes, of which one knows nothing but the queue.
+
+        Args:
+            verb: the library's own word for it.
+        """
         destination = consumed_from("", "", self._queue, self.telemetry.vocabulary.semconv, self._temporary)
-        return self.telemetry.operation(v.RECEIVE, "get", destination, self._facts)
+        return self.telemetry.operation(v.RECEIVE, verb, destination, self._facts)
 
     def _pull(self, exchange: Any, routing_key: Any) -> Pull:
         pull = self._pulls.get((exchange, routing_key))

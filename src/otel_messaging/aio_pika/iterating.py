@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 from otel_messaging.core.finalizers import finalizer
+from otel_messaging.core.operations import Moment
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import AsyncLoop, Shared
 from otel_messaging.core.state import find, keep
@@ -59,14 +61,18 @@ def wrap_anext(pika: AioPika, advance: Callable[..., Any]) -> Callable[..., Any]
     """`QueueIterator.__anext__` hands out one message, which is handled until the next is asked for."""
 
     async def wrapper(self: Any) -> Any:
-        held = None
+        held, began = None, time_ns()
         try:
             state = find(self)
             if state is not None:
                 held = state.shared.asked()
         except Exception as error:
             report("QueueIterator.__anext__", error)
-        message = await advance(self)
+        try:
+            message = await advance(self)
+        except BaseException as error:
+            guard("QueueIterator.__anext__", pika.failed, "consume", self._amqp_queue, error, Moment.since(began))
+            raise
         try:
             if pika.telemetry.enabled:
                 keep(self, pika.telemetry, _Iterated).hand_out(pika, message, held)

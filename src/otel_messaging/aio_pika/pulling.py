@@ -94,7 +94,7 @@ def wrap_get(pika: AioPika, get: Callable[..., Any]) -> Callable[..., Any]:
             message = await get(self, *args, **kwargs)
         except BaseException as error:
             if began is not None:
-                guard("Queue.get", pika.got_none, self, error, began)
+                guard("Queue.get", pika.failed, "get", self, error, began)
             raise
         try:
             if began is not None and message is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from asyncio import CancelledError
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,17 @@ def transport(owner: Any) -> Any:
     if connection is None:
         return getattr(channel, "connection", None)  # in 9.0
     return getattr(getattr(connection, "transport", None), "connection", None)
+
+
+def is_closed(owner: Any) -> bool:
+    """Whether the application has closed the connection that a queue is behind."""
+    channel = getattr(owner, "channel", None)
+    connection = getattr(channel, "_connection", None)
+    if connection is not None:
+        return bool(getattr(connection, "_close_called", False))
+    # In 9.0 the transport's, which the client closes as if it cancelled it; `exception()` would mark that as seen.
+    closing = getattr(getattr(channel, "connection", None), "closing", None)
+    return isinstance(getattr(closing, "_exception", None), CancelledError)
 
 
 def fold(headers: Mapping[Any, Any] | None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from otel_messaging.core.batch import Batch, Single
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.operations import Failure, Moment, forget_handled
+from otel_messaging.core.pulls import is_failure
 from otel_messaging.core.safety import guard, report
 from otel_messaging.core.scope import Held, HeldByThread, Loop
 from otel_messaging.core.settling import Last
@@ -373,19 +374,20 @@ def wrap_poll(kafka: Kafka, poll: Callable[..., Any]) -> Callable[..., Any]:
     telemetry = kafka.telemetry
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        began = None
+        began, in_loop = None, False
         try:
-            if not _is_asked_by_iterator(*args, **kwargs) and telemetry.context() is not None:
-                began = kafka.consumer(self).ask()
+            if telemetry.context() is not None:
+                in_loop = _is_asked_by_iterator(*args, **kwargs)
+                began = Moment.now() if in_loop else kafka.consumer(self).ask()
         except Exception as error:
             report("KafkaConsumer.poll", error)
         try:
             polled = poll(self, *args, **kwargs)
-        except Exception as error:
-            if began is not None:
+        except BaseException as error:
+            if began is not None and is_failure(error, getattr(self, "_closed", False)):
                 guard("KafkaConsumer.poll", kafka.consumer(self).fail, error, began)
             raise
-        if polled and began is not None:
+        if polled and began is not None and not in_loop:
             guard("KafkaConsumer.poll", kafka.consumer(self).hand_over, polled, began)
         return polled
 
@@ -393,7 +395,7 @@ def wrap_poll(kafka: Kafka, poll: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_asked_by_iterator(
-    _timeout_ms: Any = 0, _max_records: Any = None, update_offsets: Any = True, **_named: Any
+    _timeout_ms: Any = 0, _max_records: Any = None, update_offsets: Any = True, *_: Any, **__: Any
 ) -> bool:
     return not update_offsets
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from asyncio import TimeoutError as AsyncioTimeoutError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.contexts import DELIVERY
 from otel_messaging.core.operations import Moment
+from otel_messaging.core.pulls import is_failure
 from otel_messaging.core.settling import Last
 from otel_messaging.core.state import find, keep
 from otel_messaging.core.telemetry import PublishRequest
@@ -125,11 +125,24 @@ class Nats:
         state.bind(pulling, None)
         return state.list(messages, context, began)
 
-    def failed(self, pulling: Any, error: BaseException, began: Moment) -> None:
-        """Asking for messages has raised an exception."""
+    def failed(self, verb: str, subscription: Any, pulling: Any, error: BaseException, began: Moment) -> None:
+        """Asking for messages has raised an exception.
+
+        Args:
+            verb: the library's own word for it.
+            subscription: what was asked; None where the library has none any more.
+            pulling: the pull subscription that it belongs to, if it does.
+            error: the exception.
+            began: when it was asked.
+        """
         context = self.telemetry.context()
-        if context is None or pulling._sub is None or isinstance(error, (AsyncioTimeoutError, ValueError, TypeError)):
-            return  # nothing has come in time, or nobody was asked
-        state = keep(pulling._sub, self.telemetry, Asked)
-        state.bind(pulling, None)
-        self.telemetry.receive(state.failing(), (), (), context, began, error)
+        if context is None or subscription is None:
+            return
+        if not is_failure(error, subscription._conn.is_closed or subscription._closed):
+            return
+        state = keep(subscription, self.telemetry, Asked)
+        if pulling is not None:
+            state.bind(pulling, None)
+        operation = state.failing(verb)
+        if operation is not None:
+            self.telemetry.receive(operation, (), (), context, began, error)

@@ -66,10 +66,19 @@ class Asked:
         """A call that pulls messages, and the subject that they have in common."""
         return self._deliveries(v.PROCESS).call(verb, subject)
 
-    def failing(self) -> Operation:
-        """A call that has failed to get messages, of the subject that all of them have, if there is just one."""
+    def failing(self, verb: str) -> Operation | None:
+        """A call that has failed to get messages, of the subject that all of them have, if there is just one.
+
+        Args:
+            verb: the library's own word for it.
+
+        Returns:
+            The call; None where its messages are not the application's.
+        """
         subject = self.source[0]
-        return self.call("fetch", subject if subject and not re.search("[*>,]", subject) else None)
+        if self._client.is_hidden(subject):
+            return None
+        return self.call(verb, subject if subject and not re.search("[*>,]", subject) else None)
 
     def hand_out(self, message: Any, context: Context, began: Moment) -> None:
         """The application has asked for one message, and got it."""
@@ -207,9 +216,9 @@ def wrap_fetch(nats: Nats, fetch: Callable[..., Any]) -> Callable[..., Any]:
         told = Told(NOTHING)
         try:
             messages = await fetch(self, *args, **kwargs)
-        except Exception as error:
+        except BaseException as error:
             if began is not None:
-                guard("PullSubscription.fetch", nats.failed, self, error, began)
+                guard("PullSubscription.fetch", nats.failed, "fetch", self._sub, self, error, began)
             raise
         finally:
             told.end()
@@ -253,7 +262,12 @@ def wrap_next_msg(nats: Nats, advance: Callable[..., Any]) -> Callable[..., Any]
             began = nats.asks(self)
         except Exception as error:
             report("Subscription.next_msg", error)
-        message = await advance(self, *args, **kwargs)
+        try:
+            message = await advance(self, *args, **kwargs)
+        except BaseException as error:
+            if began is not None:
+                guard("Subscription.next_msg", nats.failed, "next_msg", self, None, error, began)
+            raise
         try:
             if began is not None:
                 nats.got(self, message, began)
