@@ -102,6 +102,9 @@ class RabbitGet(Pull):
     def unknown(self):
         return {"messaging.rabbitmq.destination.routing_key"}
 
+    def more(self, vocabulary):
+        return {} if vocabulary == "guide" else self.driver.peer()
+
 
 class RabbitLoop(RabbitGet):
     verb = "consume"
