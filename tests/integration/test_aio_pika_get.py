@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aio_pika import Message
 from aio_pika.exceptions import QueueEmpty
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from tests.support.recorder import shape, span_id
@@ -285,3 +285,69 @@ async def test_two_queues_asked_in_turn_keep_no_chain_of_contexts(connect, recor
     for queue in (one, other):
         assert await queue.get(fail=False) is None
     assert current() is trace.INVALID_SPAN
+
+
+@pytest.mark.parametrize("names", ["one queue", "new queues"])
+async def test_a_message_that_nobody_will_settle_is_handled_until_the_task_asks_again(
+    connect, recorder, vocabulary, names
+):
+    driver = await connect()
+    queue = await filled(driver, b"0", b"1", b"2")
+    seen = []
+    for number in range(3):
+        if names == "new queues":
+            queue = await filled(driver, b"%d" % number)
+        message = await (await driver.channel.get_queue(queue.name)).get(no_ack=True)
+        assert message.body == b"%d" % number
+        seen.append((span_id(current()), message.message_id))
+        assert len(recorder.open.spans) == 1
+    await driver.channel.close()
+    handled = recorder.consumers(3)
+    assert [(span_id(span), span.attributes["messaging.message.id"]) for span in handled] == seen
+    published = {span.attributes["messaging.message.id"]: span for span in recorder.spans() if is_producer(span)}
+    guide = vocabulary == "guide"
+    for span in handled:
+        source = published[span.attributes["messaging.message.id"]]
+        assert span.parent.span_id == span_id(source)
+        assert shape(span)["links"] == ([] if guide else [span_id(source)])
+        assert shape(span)["status"] == ("OK" if guide else "UNSET", None)
+
+
+def is_producer(span):
+    return span.kind is trace.SpanKind.PRODUCER
+
+
+async def test_a_message_of_another_task_is_handled_while_this_one_asks(connect, recorder):
+    driver = await connect()
+    queue = await filled(driver, b"0", b"1")
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def other():
+        await queue.get(no_ack=True)
+        asked.set()
+        await over.wait()
+        return span_id(current())
+
+    task = asyncio.create_task(other())
+    await asked.wait()
+    await (await filled(driver, b"2")).get(no_ack=True)
+    assert len(recorder.open.spans) == 2
+    over.set()
+    theirs = await task
+    await queue.get(no_ack=True)
+    assert theirs in [span_id(span) for span in recorder.consumers(2)], "the task is over, and so is its message"
+    await driver.channel.close()
+    recorder.consumers(3)
+    context.attach(context.Context())
+
+
+async def test_a_message_to_settle_is_handled_while_another_is_got_that_nobody_will_settle(connect, recorder):
+    driver = await connect()
+    queue, replies = await filled(driver, b"question"), await filled(driver, b"answer")
+    message = await queue.get()
+    outer = current()
+    for _ in range(2):
+        await replies.get(no_ack=True, fail=False)
+    assert current() is outer
+    await message.ack()
+    recorder.consumers(2)

@@ -670,3 +670,24 @@ async def test_of_several_messages_none_is_handled_by_its_index(connect, recorde
     first, second = messages = await subscription.fetch(2, timeout=2)
     assert [messages[0], messages.pop()] == [first, second]
     assert processed(recorder) == []
+
+
+async def test_a_message_of_a_subscription_that_is_made_anew_is_handled_until_the_task_asks_again(
+    connect, recorder, vocabulary
+):
+    driver = await connect()
+    subject, seen = driver.name(), []
+    for number in range(3):
+        subscription = await driver.listen(subject)
+        await driver.publish(subject, b"%d" % number)
+        seen.append((await subscription.next_msg(timeout=5)).data)
+        assert len(recorder.open.spans) == 1
+    assert seen == [b"0", b"1", b"2"]
+    await driver.client.close()
+    handled = recorder.consumers(3)
+    published = recorder.producers(3)
+    assert published[0].parent is None
+    guide = vocabulary == "guide"
+    for span, source in zip(handled, published, strict=True):
+        assert span.parent.span_id == span_id(source)
+        assert shape(span)["status"] == ("OK" if guide else "UNSET", None)

@@ -73,7 +73,8 @@ class AioPika:
         if delivery is None:
             return
         if not delivery.done:
-            keep(queue.channel, self.telemetry, partial(Pulled, self)).hold(queue.name, delivery, identify(message))
+            pulled = keep(queue.channel, self.telemetry, partial(Pulled, self))
+            pulled.hold(None if message.processed else queue.name, delivery, identify(message))
         self.telemetry.tell_consume_hook(delivery, message)
 
     def failed(self, verb: str, queue: Any, error: BaseException, began: Moment) -> None:

@@ -24,7 +24,8 @@ class _Got(NamedTuple):
     """A message that was pulled, and by whom."""
 
     delivery: Delivery
-    queue: str
+    queue: str | None
+    """What gave it; None where nobody will settle it, so that whatever is asked next shows that it is handled."""
     task: Callable[[], asyncio.Task[Any] | None]
 
 
@@ -37,8 +38,14 @@ class Pulled:
         self._got: dict[Identity, _Got] = {}
         self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    def hold(self, queue: str, delivery: Delivery, identity: Identity) -> None:
-        """The application has a message."""
+    def hold(self, queue: str | None, delivery: Delivery, identity: Identity) -> None:
+        """The application has a message.
+
+        Args:
+            queue: what has given it; None where nobody will settle it.
+            delivery: its handling.
+            identity: what tells it from others.
+        """
         self._got[identity] = _Got(delivery, queue, weakref.ref(asyncio.current_task()))
         self._pika.pulled[identity] = self
         channel = identity[0]
@@ -52,11 +59,14 @@ class Pulled:
         return None if got is None else got.delivery
 
     def asked(self, queue: str) -> None:
-        """A queue is asked for the next message: what it gave to the same task, or to tasks now over, is handled."""
+        """A queue is asked for the next message: what it gave to the same task, or to tasks now over, is handled.
+
+        So is what nobody will settle, whichever queue it is from: some programs ask a new queue each time.
+        """
         current = asyncio.current_task()
         for identity, got in tuple(self._got.items()):
             task = got.task()
-            if got.queue == queue and (task is None or task is current or task.done()):
+            if got.queue in (queue, None) and (task is None or task is current or task.done()):
                 self._end(identity)
 
     def settled(self, identity: Identity, multiple: bool) -> None:

@@ -15,7 +15,7 @@ from otel_messaging.core.telemetry import PublishRequest
 from .client import Client
 from .messages import operation_of
 from .pulling import Asked
-from .reading import is_reply
+from .reading import is_reply, subscribed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,10 +88,18 @@ class Nats:
         return self.telemetry.settle(verb, operation_of(self, message), None, (), details)
 
     def asks(self, subscription: Any) -> Moment | None:
-        """A subscription is asked for one message: what it gave to the same task before is handled."""
-        state = find(subscription)
+        """A subscription is asked for one message: what it gave to the same task before is handled.
+
+        So is what another one to the same subjects gave: some programs subscribe anew for each message.
+        """
+        state, client = find(subscription), find(subscription._conn)
         if state is not None:
             state.asked()
+        if client is not None and client.pulled:
+            source = subscribed(subscription)
+            for asked in set(client.pulled.values()):
+                if asked.source == source:
+                    asked.asked()
         return Moment.now() if self.telemetry.context() is not None else None
 
     def got(self, subscription: Any, message: Any, began: Moment) -> None:
