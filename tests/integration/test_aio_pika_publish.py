@@ -16,7 +16,7 @@ from aiormq import spec
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from yarl import URL
 
-from otel_messaging.aio_pika.reading import server
+from otel_messaging.aio_pika.reading import consumed_from, published_to, server
 from otel_messaging.core import vocabulary as v
 from otel_messaging.patterns import process
 from tests.support.proxy import Proxy
@@ -242,6 +242,31 @@ def test_a_port_that_is_not_given_is_the_one_of_the_scheme(address, port):
 )
 def test_a_virtual_host_is_told_unless_it_is_the_default_one(path, name):
     assert dict(server(URL(f"amqp://u:p@host{path}"))).get(v.RABBITMQ_VHOST) == name
+
+
+@pytest.mark.parametrize(
+    ("exchange", "routing_key", "name"),
+    [("logs", "warning", "logs:warning"), ("logs", "logs", "logs:logs"), ("logs", "", "logs"), ("", "q", "q")]
+    + [("", "", "amq.default")],
+)
+def test_the_conventions_compose_where_a_message_is_published_to(exchange, routing_key, name):
+    assert published_to(exchange, routing_key, True).semconv == name
+
+
+@pytest.mark.parametrize(
+    ("routed", "name"),
+    [
+        (("logs", "warning", "q"), "logs:warning:q"),
+        (("logs", "q", "q"), "logs:q"),
+        (("", "q", "q"), "q"),
+        (("logs", "", "q"), "logs:q"),
+        (("logs", "warning", ""), "logs:warning"),
+        (("orders", "orders", "q"), "orders:orders:q"),
+        (("orders", "new", "orders"), "orders:new:orders"),
+    ],
+)
+def test_the_conventions_compose_where_a_message_is_consumed_from(routed, name):
+    assert consumed_from(*routed, True).semconv == name
 
 
 # What the application's objects are.

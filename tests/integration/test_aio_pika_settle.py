@@ -138,6 +138,56 @@ async def test_a_settlement_that_fails_is_an_error_of_its_span(conventions, reco
     assert span.attributes["error.type"] == "aiormq.exceptions.ChannelInvalidStateError"
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("way", ["callback", "iterator", "get"])
+async def test_a_message_that_is_settled_later_is_named_as_what_is_handled(conventions, recorder, way, exclusive):
+    driver, kept = conventions.driver, []
+    exchange = await driver.channel.declare_exchange(driver.name(), auto_delete=True)
+    queue = await driver.channel.declare_queue(driver.name(), exclusive=exclusive)
+    await queue.bind(exchange, "new")
+    await exchange.publish(Message(b"", message_id="m-0", correlation_id="c-1"), "new")
+    if way == "callback":
+        await queue.consume(keep_in(kept))
+        await until(lambda: kept)
+        await until(lambda: recorder.consumers(1))
+    elif way == "iterator":
+        iterator = queue.iterator()
+        async for message in iterator:
+            kept.append(message)
+            break
+    else:
+        kept.append(await queue.get())
+        await queue.get(fail=False)
+    await kept[0].ack()
+    composed = f"{exchange.name}:new" if way == "get" else f"{exchange.name}:new:{queue.name}"
+    hidden = exclusive and way != "get"  # nobody tells of the queue then
+    found = shape(recorder.span("ack" if hidden else f"ack {composed}"))
+    assert found["kind"] == "CLIENT"
+    assert found["status"] == ("UNSET", None)
+    assert found["attributes"] == {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.name": "ack",
+        "messaging.operation.type": "settle",
+        "messaging.destination.name": composed,
+        "messaging.rabbitmq.destination.routing_key": "new",
+        "messaging.rabbitmq.message.delivery_tag": 1,
+        **({"messaging.destination.temporary": True} if hidden else {}),
+        **IDS,
+        **driver._server(),
+        **driver.peer(),
+    }
+    if way == "iterator":
+        await iterator.close()
+    await queue.delete(if_unused=False)
+
+
+def keep_in(kept):
+    async def handle(message):
+        kept.append(message)
+
+    return handle
+
+
 async def settled_too_late(handled):
     """What acknowledging a message raises when its channel is closed."""
     channel = await handled.driver.connection.channel()

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.cache import Cache
 from otel_messaging.core.operations import Failure, Moment
 from otel_messaging.core.pulls import is_failure
 from otel_messaging.core.settling import Last
@@ -14,16 +13,17 @@ from otel_messaging.core.state import find, keep
 
 from .connections import Connection
 from .consuming import Source
+from .messages import source_of
 from .publishing import Exchange
 from .pulling import Pulled
-from .reading import Identity, address, consumed_from, identify, is_closed, server, transport
+from .reading import Identity, address, identify, is_closed, server, transport
 from .rpc import Call, Reply
 from .settling import giving_back, leaving
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from otel_messaging.core.operations import Delivery, Operation, Publication, Settlement
+    from otel_messaging.core.operations import Delivery, Publication, Settlement
     from otel_messaging.core.settling import Ends
     from otel_messaging.core.telemetry import Telemetry
 
@@ -34,7 +34,6 @@ class AioPika:
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
         self.pulled: dict[Identity, Pulled] = {}
-        self._settled: Cache[tuple[Any, ...], Operation] = Cache()
 
     def source(self, queue: str, connection: Any) -> Source:
         """What is kept for the consumers of a queue.
@@ -115,7 +114,10 @@ class AioPika:
         delivery = self.delivery(message, context)
         if delivery is None and giving_back.get():
             return None
-        operation = self._settled_operation(message) if delivery is None else delivery.operation
+        if delivery is not None:
+            operation = delivery.operation
+        else:
+            operation = source_of(self, message).operation(message.exchange, message.routing_key)
         return self.telemetry.settle(verb, operation, delivery, facts, details)
 
     def delivery(self, message: Any, context: Context) -> Delivery | None:
@@ -128,14 +130,3 @@ class AioPika:
             pulled = self.pulled.get(identity)
             return pulled.find(identity) if pulled is not None else None
         return delivery
-
-    def _settled_operation(self, message: Any) -> Operation:
-        routed = (message.exchange or "", message.routing_key or "")
-        connection = keep(message._IncomingMessage__channel.connection, self.telemetry, Connection)
-        operation = self._settled.get((routed, connection.facts))
-        if operation is None:
-            temporary = not routed[0] and connection.is_temporary(routed[1])
-            destination = consumed_from(*routed, "", self.telemetry.vocabulary.semconv, temporary)
-            operation = self.telemetry.operation(v.DELIVER, "process", destination, connection.facts)
-            self._settled.put((routed, connection.facts), operation)
-        return operation

@@ -27,7 +27,7 @@ def read(pika: AioPika, message: Any) -> Incoming:
         operation = delivery.operation
     else:
         delivery = None
-        operation = _source(pika, message).operation(message.exchange, message.routing_key)
+        operation = source_of(pika, message).operation(message.exchange, message.routing_key)
     headers = fold(message.headers)
     return Incoming(
         destination=operation.destination,
@@ -41,8 +41,11 @@ def read(pika: AioPika, message: Any) -> Incoming:
     )
 
 
-def _source(pika: AioPika, message: Any) -> Source:
-    """Where a message has come from: our callbacks know it, and an iterator knows its queue."""
+def source_of(pika: AioPika, message: Any) -> Source:
+    """Where a message has come from: our callbacks know it, and an iterator knows its queue.
+
+    Through the default exchange the routing key is the queue's name.
+    """
     channel = message._IncomingMessage__channel
     callback = channel.consumers.get(message.consumer_tag)
     callback = getattr(callback, "__wrapped__", callback)
@@ -50,4 +53,5 @@ def _source(pika: AioPika, message: Any) -> Source:
     if isinstance(given, partial) and given.args and isinstance(given.args[0], Source):
         return given.args[0]
     queue = getattr(getattr(given, "__self__", None), "_amqp_queue", None)
-    return pika.source(getattr(queue, "name", ""), channel.connection)
+    name = queue.name if queue is not None else "" if message.exchange else message.routing_key
+    return pika.source(name or "", channel.connection)

@@ -143,7 +143,7 @@ def consumed_from(
         composed: as for `published_to`.
         temporary: whether that queue does not last.
     """
-    parts = dict.fromkeys(part for part in (exchange, routing_key, queue) if part)
+    parts = [part for part in (exchange, routing_key, "" if queue == routing_key else queue) if part]
     name = queue or exchange or routing_key
     anonymous = any(_ANONYMOUS.match(part) for part in (parts if composed else (name,)))
     return v.Destination(name, semconv=":".join(parts), temporary=anonymous or temporary, anonymous=anonymous)
