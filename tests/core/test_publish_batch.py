@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+import gc
+import weakref
 
 import pytest
 from opentelemetry import trace
@@ -74,6 +76,32 @@ def test_a_failure_that_comes_late_is_told_of(shop, batch, recorder):
     found = shape(recorder.span("batch_publish orders"))
     assert found["events"] == [("message_failed", {"message.index": 1, "error.type": "TimeoutError"})]
     assert found["status"] == ("ERROR", "1 of 2 messages failed")
+
+
+class Local:
+    """Something in the frame that has raised."""
+
+
+def failing(batch):
+    local = Local()
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        batch.end(error)
+    return weakref.ref(local)
+
+
+def test_its_failure_is_recorded_at_once_and_kept_no_longer(shop, batch, recorder):
+    message = shop.publish()
+    local = failing(batch)
+    gc.collect()
+    assert local() is None
+    batch.end()
+    message.end()
+    found = shape(recorder.span("batch_publish orders"))
+    assert found["status"] == ("ERROR", "no")
+    assert found["attributes"]["error.type"] == "ValueError"
+    assert [name for name, _ in found["events"]] == ["exception"]
 
 
 def test_a_span_of_the_application_that_is_still_open_stays_current(batch, recorder):

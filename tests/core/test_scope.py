@@ -162,6 +162,29 @@ def test_an_exception_that_was_seen_inside_is_recorded_at_the_end(desk, recorder
     assert recorder.span("receive orders").attributes["error.type"] == "KeyError"
 
 
+def test_an_exception_is_kept_no_longer_than_its_message_is_handled(desk, recorder):
+    class Local:
+        pass
+
+    def failing(delivery):
+        local = Local()
+        try:
+            raise KeyError(local)
+        except KeyError as error:
+            delivery.fail(error)
+        return weakref.ref(local)
+
+    delivery = desk().deliver()
+    local = failing(delivery)
+    delivery.end()
+    gc.collect()
+    assert local() is None
+    local = failing(delivery)  # the block around a message may see one after that was settled
+    gc.collect()
+    assert local() is None
+    recorder.span("receive orders")
+
+
 def test_no_span_outlasts_the_handing_over_if_so_set(desk, recorder):
     from otel_messaging.core.settings import Settings
 

@@ -155,7 +155,7 @@ class Running:
                     if facts:
                         _tell(span, names, facts)
                     if error is not None:
-                        _record(span, error)
+                        record(span, error)
                     elif names.ok_on_success and (self._hidden or _is_unset(span)):
                         span.set_status(_OK)
             finally:
@@ -285,10 +285,9 @@ class Delivery(Lasting):
         if self.done:
             return
         self.done = True
-        self.message = None
+        seen, self.message, self._error = self._error, None, None  # tasks that were started meanwhile keep this object
         if self._open:
-            raised = self._error if error is None or isinstance(error, GeneratorExit) else error
-            self._finish(raised, (), self._stopped)
+            self._finish(seen if error is None or isinstance(error, GeneratorExit) else error, (), self._stopped)
 
     def fail(self, error: BaseException | Failure) -> None:
         """An exception was seen while the message is handled, which the application may yet catch.
@@ -296,7 +295,7 @@ class Delivery(Lasting):
         Args:
             error: the exception. A generator that was left has raised nothing.
         """
-        if not isinstance(error, GeneratorExit):
+        if not self.done and not isinstance(error, GeneratorExit):
             self._error = error
 
     @property
@@ -544,7 +543,7 @@ def _tell(span: Span, names: v.Vocabulary, facts: v.Facts) -> None:
         span.set_attributes(names.write({}, facts))
 
 
-def _record(span: Span, error: BaseException | Failure) -> None:
+def record(span: Span, error: BaseException | Failure) -> None:
     """Record what went wrong. What an exception says may be a whole message: of a long text the beginning is kept."""
     span.set_attribute(v.ERROR_TYPE, error_type_of(error))
     text = error.message if isinstance(error, Failure) else text_of(error)

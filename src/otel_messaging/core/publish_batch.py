@@ -13,7 +13,7 @@ from . import forking, safety
 from . import vocabulary as v
 from .contexts import BATCH, attach, get_current
 from .finalizers import finalizing, is_finalizing, put_aside
-from .operations import Failure, Lasting, Moment, Publication, error_type_of, portable
+from .operations import Failure, Lasting, Moment, Publication, error_type_of, portable, record
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -53,7 +53,7 @@ class PublishBatch(Lasting):
         self._number = self._awaited = self._size = 0
         self._failures: list[str] = []
         self._whereabouts: set[v.Facts] = set()
-        self._error: BaseException | Failure | None = None
+        self._error: Failure | None = None
         self._previous = context
         self.attach(Context({**trace.set_span_in_context(span, context), BATCH: self}))
         forking.watch(self)
@@ -105,7 +105,7 @@ class PublishBatch(Lasting):
                 self._failures.append(error_type_of(error))
             over = self.done and not self._awaited
         if over:
-            self._conclude(stopped)
+            self._conclude(self._error, stopped)
 
     def end(self, error: BaseException | Failure | None = None, stopped: Moment | None = None) -> None:
         """The application has published all. Harmless when called twice.
@@ -120,12 +120,16 @@ class PublishBatch(Lasting):
         current = get_current()
         if current.get(BATCH) is self:
             self._restore(current)
+        if self.done:
+            return
+        if self._awaited and error is not None:  # now, since tasks that were started meanwhile keep this object
+            safety.guard("recording an exception", record, self.span, error)
+            error = portable(error)
         with self._lock:
-            over = not self.done and not self._awaited
-            self.done = True
-            self._error = error
+            self.done, over = True, not self._awaited
+            self._error = portable(error)
         if over:
-            self._conclude(stopped)
+            self._conclude(error, stopped)
 
     def _restore(self, current: Context) -> None:
         """Bring back the context from before by value, as `Delivery` does."""
@@ -133,8 +137,7 @@ class PublishBatch(Lasting):
         if span is self.span or not span.is_recording():
             attach(self._previous)
 
-    def _conclude(self, stopped: Moment | None) -> None:
-        error = self._error
+    def _conclude(self, error: BaseException | Failure | None, stopped: Moment | None) -> None:
         if error is None and self._failures:
             error = Failure(self._failures[0], f"{len(self._failures)} of {self._number} messages failed")
         shared = self._shared()
