@@ -27,6 +27,16 @@ class FailingEnd(SpanProcessor):
         raise RuntimeError("on_end is broken")
 
 
+class CancelledStart(SpanProcessor):
+    def on_start(self, span, parent_context=None):
+        raise CancelledError
+
+
+class CancelledEnd(SpanProcessor):
+    def on_end(self, span):
+        raise CancelledError
+
+
 @pytest.fixture
 def places(lenient, caplog):
     """Where errors of ours were logged."""
@@ -159,7 +169,7 @@ async def test_what_interrupts_the_application_in_a_hook_reaches_it(connect, rec
     assert published.attributes["error.type"] == interrupt.__name__
 
 
-@pytest.mark.parametrize("processor", [FailingStart, FailingEnd])
+@pytest.mark.parametrize("processor", [FailingStart, FailingEnd, CancelledStart, CancelledEnd])
 async def test_span_processors_that_fail_lose_nothing(connect, recorder, places, processor):
     provider = TracerProvider()
     provider.add_span_processor(processor())
@@ -169,7 +179,7 @@ async def test_span_processors_that_fail_lose_nothing(connect, recorder, places,
 
 
 @with_callbacks
-@pytest.mark.parametrize("processor", [FailingStart, FailingEnd])
+@pytest.mark.parametrize("processor", [FailingStart, FailingEnd, CancelledStart, CancelledEnd])
 async def test_span_processors_that_fail_keep_no_message_from_a_callback(connect, recorder, lenient, processor):
     provider = TracerProvider()
     provider.add_span_processor(processor())

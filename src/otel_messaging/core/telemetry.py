@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from .metrics import Lag
     from .publish_batch import PublishBatch
     from .settings import Settings
+
+
+_CANCELLED = "a sampler or a span processor has raised CancelledError"
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,10 @@ class Telemetry:
             if self._capture is not None:
                 self._capture.write(headers, attributes)
             links = self._republished(headers, context)
-        span = self._tracer.start_span(operation.name, context, operation.kind, attributes, links)
+        try:  # as `_start` does, without a call
+            span = self._tracer.start_span(operation.name, context, operation.kind, attributes, links)
+        except CancelledError as error:
+            raise safety.PlainError(_CANCELLED) from error
         if BATCH in context:
             counting: PublishBatch = context[BATCH]  # type: ignore[assignment]
             return counting.add(self, operation, span, propagation.inject(span, context), facts)
@@ -281,7 +288,7 @@ class Telemetry:
         """
         if operation.excluded or (self._global and _is_idle()):
             return None
-        return self._tracer.start_span(operation.name, context, operation.kind, operation.attributes.copy())
+        return self._start(operation, context, operation.attributes.copy())
 
     def store(self, operation: Operation, facts: v.Facts, context: Context) -> Publication:
         """Begin to read or write a value that the broker keeps, which is no message.
@@ -298,7 +305,7 @@ class Telemetry:
             around: Any = context.get(SPAN)
             return Publication(self, UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
-        span = self._tracer.start_span(operation.name, context, operation.kind, attributes)
+        span = self._start(operation, context, attributes)
         return Publication(self, operation, span, propagation.inject(span, context))
 
     def found(self, publication: Publication, headers: Mapping[str, Any]) -> None:
@@ -363,7 +370,10 @@ class Telemetry:
             parent = Context({SPAN: usual})
         else:
             parent, links = self._correlate(headers, context)
-        span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
+        try:  # as `_start` does, without a call
+            span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
+        except CancelledError as error:
+            raise safety.PlainError(_CANCELLED) from error
         if (
             waited is not None
             and operation.waiting is not None
@@ -418,7 +428,7 @@ class Telemetry:
                 parent, links = self._link(messages, context, parent, links)
             elif first and self._capture is not None:
                 self._capture.write(first, attributes)
-            span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
+            span = self._start(operation, parent, attributes, links)
         delivery = Delivery(self, operation, span, message, context)
         delivery.attach(Context({**parent, SPAN: span, DELIVERY: delivery}))
         return delivery
@@ -450,7 +460,7 @@ class Telemetry:
         links = self._links(messages)
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
         parent = with_span(recording(context), context)
-        span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links, began.time)
+        span = self._start(operation, parent, attributes, links, began.time)
         Running(self, operation, span, began.clock)._finish(error, count=0 if shares else len(messages))
         if shares and self.is_metered():
             for share, count in shares:
@@ -529,7 +539,7 @@ class Telemetry:
         if settle is None:
             settle = operation.settles[verb] = self.operation(v.SETTLE, verb, operation.destination, operation.facts)
         attributes = self.vocabulary.write({**settle.attributes, **details}, facts)
-        span = self._tracer.start_span(settle.name, get_current(), settle.kind, attributes)
+        span = self._start(settle, get_current(), attributes)
         return Settlement(verb, details, span, Running(self, settle, span, time.perf_counter()))
 
     def current_delivery(self, context: Context) -> Delivery | None:
@@ -543,6 +553,20 @@ class Telemetry:
         while delivery is not None and delivery.message is not message:
             delivery = delivery.before()[1]
         return delivery
+
+    def _start(
+        self,
+        operation: Operation,
+        context: Context,
+        attributes: v.Attributes,
+        links: Sequence[Link] = (),
+        began: int | None = None,
+    ) -> Span:
+        """Start a span. A sampler or a processor that is cancelled cancels nothing of the application's."""
+        try:
+            return self._tracer.start_span(operation.name, context, operation.kind, attributes, links, began)
+        except CancelledError as error:
+            raise safety.PlainError(_CANCELLED) from error
 
     def _correlate(self, headers: Mapping[str, Any] | None, context: Context) -> tuple[Context, tuple[Link, ...]]:
         """The context of a message's span, and the spans that it is linked to."""
