@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.support.drivers import CALLBACKS
+from tests.support.recorder import span_id
 from tests.support.waiting import until
 
 with_callbacks = pytest.mark.parametrize("library", CALLBACKS)
@@ -201,3 +202,42 @@ async def test_what_was_counted_is_not_lost_when_instrumentation_ends(connect, r
     driver.instrumentor().uninstrument()
     assert [value for _, value in recorder.metrics()["messaging.messages.produced"]] == [1]
     assert [value for _, value in recorder.metrics()["messaging.messages.produced"]] == [1]
+
+
+async def test_durations_are_examples_of_their_messages_and_counts_are_of_none(connect, recorder, vocabulary):
+    driver = await connect(**QUIET)
+    destination = driver.name()
+    listener = await driver.listen(destination)
+    with recorder.tracer.start_as_current_span("job"):
+        await driver.publish(destination)
+    await driver.loop(listener, 1, lambda _: None)
+    (published,), (consumed,) = recorder.producers(1), recorder.consumers(1)
+    with recorder.tracer.start_as_current_span("unrelated job"):
+        data = recorder.reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    found = {
+        metric.name: {one.span_id for point in metric.data.data_points for one in point.exemplars} for metric in data
+    }
+    handled = {"messaging.processing.duration", "messaging.process.duration", "messaging.queue.duration"}
+    assert handled & found.keys()
+    for name, spans in found.items():
+        if name in handled:
+            assert spans == {span_id(consumed)}
+        elif name == "messaging.client.operation.duration":
+            assert span_id(published) in spans
+        else:
+            assert spans == set()
+
+
+async def test_instrumenting_again_and_again_counts_once_and_registers_nothing_more(connect, recorder, instrument):
+    driver = await connect(**QUIET)
+    consumer = recorder.meter_provider._measurement_consumer
+    registered = len(consumer._async_instruments)
+    destination = driver.name()
+    await driver.listen(destination)
+    await driver.publish(destination)
+    for _ in range(20):
+        driver.instrumentor().uninstrument()
+        instrument(driver.instrumentor, **QUIET)
+    await driver.publish(destination)
+    assert [value for _, value in recorder.metrics()["messaging.messages.produced"]] == [2]
+    assert len(consumer._async_instruments) == registered
