@@ -258,22 +258,22 @@ def test_the_lag_is_not_known_any_more_when_instrumentation_has_ended(recording)
     assert points(recording.whole, "messaging.consumer.lag") == []
 
 
-def switch(times, provider):
+def switch(times, tracers, provider):
     for _ in range(times):
-        telemetry = Telemetry("test", Settings(), TracerProvider(shutdown_on_exit=False), provider)
+        telemetry = Telemetry("test", Settings(), tracers, provider)
         publish(telemetry, publishing(telemetry))
         telemetry.close()
 
 
 @pytest.mark.parametrize("provided", [True, False], ids=["a provider", "none yet"])
 def test_instrumenting_again_and_again_leaves_nothing_behind(recording, unset, provided):
-    provider = recording.provider if provided else None
-    switch(3, provider)
+    tracers, provider = TracerProvider(shutdown_on_exit=False), recording.provider if provided else None
+    switch(3, tracers, provider)
     gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.take_snapshot()
-        switch(100, provider)
+        switch(100, tracers, provider)
         gc.collect()
         after = tracemalloc.take_snapshot()
     finally:
