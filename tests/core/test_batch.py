@@ -407,3 +407,43 @@ def test_it_is_a_list(batch):
     batch.sort(reverse=True)
     batch.append("d")
     assert batch == ["c", "b", "a", "d"]
+
+
+ITERATOR = {
+    "pickle": lambda iterator: list(pickle.loads(pickle.dumps(iterator))),
+    "copy": lambda iterator: list(copy.copy(iterator)),
+    "deepcopy": lambda iterator: list(copy.deepcopy(iterator)),
+    "__reduce__": lambda iterator: iterator.__reduce__()[0] is iter and iterator.__reduce__()[1:],
+    "__setstate__": lambda iterator: iterator.__setstate__(1) or list(iterator),
+    "__length_hint__": lambda iterator: iterator.__length_hint__(),
+}
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, 4], ids=["new", "begun", "at its end", "exhausted"])
+@pytest.mark.parametrize("use", ITERATOR)
+def test_its_iterator_is_saved_and_restored_as_that_of_a_plain_list(batch, use, taken):
+    def used(messages):
+        iterator = iter(messages)
+        for _ in range(taken):
+            next(iterator, None)
+        return ITERATOR[use](iterator)
+
+    assert used(batch) == used(["a", "b", "c"])
+
+
+def test_a_copy_of_its_iterator_goes_its_own_way(batch, log):
+    iterator = iter(batch)
+    next(iterator)
+    copied = copy.copy(iterator)
+    assert next(iterator) == "b"
+    for message in copied:
+        log.append(message)
+    assert log == ["begin b", "b", "end b", "begin c", "c", "end c"]
+
+
+def test_what_is_no_position_is_refused_as_by_that_of_a_plain_list(batch):
+    with pytest.raises(TypeError) as expected:
+        iter([]).__setstate__("1")
+    with pytest.raises(TypeError) as found:
+        iter(batch).__setstate__("1")
+    assert str(found.value) == str(expected.value)

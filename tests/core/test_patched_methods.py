@@ -78,6 +78,7 @@ def test_every_replacement_looks_like_the_original(distribution, instrument):
         now = find(patch)
         assert now is not original
         assert inspect.signature(now) == inspect.signature(original)
+        assert inspect.getfullargspec(now) == inspect.getfullargspec(original)
         assert inspect.iscoroutinefunction(now) == inspect.iscoroutinefunction(original)
         assert [getattr(now, name) for name in NAMES] == [getattr(original, name) for name in NAMES]
 

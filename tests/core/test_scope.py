@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import copy
 import gc
 import itertools
+import pickle
 import threading
 import weakref
 
@@ -376,10 +378,40 @@ def test_a_loop_is_the_consumer_to_all_who_ask(consumer):
     assert loop.numbers is consumer.numbers
     loop.closed = "yes"
     assert consumer.closed == "yes"
+    del loop.closed
+    assert not hasattr(consumer, "closed")
     loop.close()
     assert consumer.closed is True
     with pytest.raises(AttributeError, match="'Consumer' object has no attribute 'missing'"):
         loop.missing  # noqa: B018
+
+
+class Copied:
+    """A consumer that can be copied."""
+
+    def __init__(self):
+        self.numbers = [1]
+
+
+COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda loop: pickle.loads(pickle.dumps(loop))}
+
+
+@pytest.mark.parametrize("made", COPIES)
+@pytest.mark.parametrize("kind", [Loop, AsyncLoop])
+def test_a_copy_of_a_loop_is_one_of_its_consumer(kind, made):
+    consumer = Copied()
+    found = COPIES[made](kind(consumer, Held()))
+    assert type(found) is Copied
+    assert found is not consumer
+    assert found.numbers == [1]
+
+
+@pytest.mark.parametrize("made", COPIES)
+def test_a_consumer_that_cannot_be_copied_says_so_itself(made):
+    consumer = Copied()
+    consumer.__class__ = type("Locked", (Copied,), {"__reduce_ex__": lambda self, protocol: 1 // 0})
+    with pytest.raises(ZeroDivisionError):
+        COPIES[made](Loop(consumer, Held()))
 
 
 def test_a_loop_may_be_referred_to_weakly_and_is_gone_when_it_is_left(consumer):

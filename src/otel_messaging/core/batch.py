@@ -147,6 +147,12 @@ class _BatchLoop:
     def __length_hint__(self) -> int:
         return self._plain.__length_hint__()  # type: ignore[attr-defined, no-any-return]
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return self._plain.__reduce__()
+
+    def __setstate__(self, index: Any) -> None:
+        self._plain.__setstate__(index)  # type: ignore[attr-defined]
+
     def __del__(self, is_exiting: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_exiting():
             return

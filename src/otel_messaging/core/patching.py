@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,9 +81,17 @@ class Patches:
                 raise safety.PlainError(f"{patch.module}.{patch.owner}.{patch.name} is not there: not traced")
             return
         replacement = patch.wrap(self._adapter, _method(original))
-        functools.update_wrapper(replacement, original)
+        _disguise(replacement, original)
         setattr(owner, patch.name, replacement)
         self._applied.append((owner, patch.name, original, replacement))
+
+
+def _disguise(replacement: Any, original: Any) -> None:
+    """Make a replacement look like the original to those who inspect it, also with `inspect.getfullargspec`."""
+    functools.update_wrapper(replacement, original)
+    # A proxy's attributes are those of the original; and one that wraps another method has that one's signature.
+    if type(replacement) is FunctionType and type(original) is FunctionType and not hasattr(original, "__wrapped__"):
+        replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
 
 
 def _method(original: Any) -> Callable[..., Any]:

@@ -185,6 +185,12 @@ class _Loop:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._consumer, name, value)
 
+    def __delattr__(self, name: str) -> None:
+        delattr(self._consumer, name)
+
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
+        return self._consumer.__reduce_ex__(protocol)  # type: ignore[no-any-return]
+
     @property
     def __class__(self) -> type:
         return type(self._consumer)
