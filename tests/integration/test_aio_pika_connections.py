@@ -190,8 +190,9 @@ async def test_a_failing_get_tells_it_too(conventions, connect, recorder):
 
 
 @pytest.mark.skipif(VERSION < (9, 1), reason="aio-pika 9.0 does not reconnect here")
+@pytest.mark.parametrize("way", WAYS)
 async def test_after_a_reconnect_it_is_the_new_address_and_queues_are_as_temporary_as_before(
-    conventions, connect, recorder
+    conventions, connect, recorder, way
 ):
     driver = await connect()
     async with Proxy(driver.address) as one, Proxy(driver.address) as other:
@@ -199,17 +200,36 @@ async def test_after_a_reconnect_it_is_the_new_address_and_queues_are_as_tempora
         connection = await aio_pika.connect_robust(one.address, reconnect_interval=0.1)
         channel = await connection.channel()
         queue = await channel.declare_queue(driver.name(), exclusive=True)
-        await pass_through(channel, queue, "get")
-        await until(lambda: len(recorder.spans()) == 4)
-        assert {port for _, port in peers(recorder).values()} == {ports[0], None}
-        recorder.exporter.clear()
-        over = asyncio.Event()
-        connection.reconnect_callbacks.add(lambda *_: over.set())
-        connection.url = connection.url.with_port(ports[1])
-        one.cut()
-        await asyncio.wait_for(over.wait(), 10)
-        await pass_through(channel, queue, "get")
-        await until(lambda: len(recorder.spans()) == 4)
-        assert {span.name for span in recorder.spans()} == {"publish", "get", "process", "ack"}
-        assert {port for _, port in peers(recorder).values()} == {ports[1], None}
+        handled = asyncio.Queue()
+
+        async def handle(message):
+            await message.ack()
+            handled.put_nowait(message)
+
+        if way == "callback":
+            await queue.consume(handle)
+        elif way == "loop":
+            iterator = queue.iterator()
+            await iterator.consume()
+        for port in ports:
+            if port == ports[1]:
+                over = asyncio.Event()
+                connection.reconnect_callbacks.add(lambda *_, over=over: over.set())
+                connection.url = connection.url.with_port(port)
+                one.cut()
+                await asyncio.wait_for(over.wait(), 10)
+            await channel.default_exchange.publish(Message(b"x"), queue.name)
+            if way == "callback":
+                await asyncio.wait_for(handled.get(), 5)
+            elif way == "loop":
+                await handle(await iterator.__anext__())
+            else:
+                await handle(await queue.get())
+            verbs = {"publish", "ack", *CALLS[way]} | ({"process"} if way != "loop" else set())
+            await until(lambda verbs=verbs: {span.name for span in recorder.spans()} >= verbs)
+            assert {span.name for span in recorder.spans()} <= {*verbs, "process"}
+            assert {found for _, found in peers(recorder).values()} - {None} == {port}
+            recorder.exporter.clear()
+        if way == "loop":
+            await iterator.close()
         await connection.close()

@@ -33,6 +33,7 @@ class _Iterated:
         self.telemetry = telemetry
         self.shared = Shared()
         self._queue = iterator._amqp_queue
+        self._channel: Any = None
         self._source: Source | None = None
 
     def hand_out(self, pika: AioPika, message: Any, held: Held | None) -> None:
@@ -44,8 +45,8 @@ class _Iterated:
             held: where it was asked for, if that was seen.
         """
         channel = message._IncomingMessage__channel
-        if self._source is None:
-            self._source = pika.source(self._queue.name, channel.connection)
+        if self._source is None or channel is not self._channel:  # which is another after a reconnect
+            self._channel, self._source = channel, pika.source(self._queue.name, channel.connection)
         delivery = self._source.hand_out(message, message, message.body, identify(message))
         (held or self.shared.asked()).hold(delivery)
         if delivery is not None:
