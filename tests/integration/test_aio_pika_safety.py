@@ -18,7 +18,7 @@ BROKEN = [
     (adapter.AioPika, "pattern"),
     (adapter.AioPika, "asks"),
     (adapter.AioPika, "got"),
-    (adapter.AioPika, "got_none"),
+    (adapter.AioPika, "failed"),
     (adapter.AioPika, "settlement"),
     (adapter.AioPika, "delivery"),
     (connections, "keep"),
@@ -79,7 +79,7 @@ class Application:
         for part in (self.publish, self.get, self.loop, self.bare_loop, self.callback, self.call):
             queue = await self.driver.queue(self.driver.name())
             for number in range(2):
-                await self.exchange.publish(Message(b"%d" % number, headers={"n": number}), queue.name)
+                await self.exchange.publish(Message(b"%d" % number, headers={"n": number, "tags": ["a"]}), queue.name)
             await asyncio.wait_for(part(queue), 5)
         return self.seen
 

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+FLAT = frozenset({bool, int, float, type(None), datetime, Decimal})
+"""Types whose values have eight bytes at the most."""
+PER_VALUE = 300
+"""Bytes that a header takes at the most, beside those of a text: its name is cut at 128 characters."""
+PER_CHARACTER = 4
+"""In UTF-8."""
+PER_MESSAGE: float = 2700
+"""Bytes of all else: ten short strings, the other properties, what is fixed, and a `traceparent`."""
 _FIXED = 12  # class, weight, and the body's size
 _ASSIGNED_ID = 33  # a message without an id gets one from the transport
-_FLAT = frozenset({bool, int, float, type(None), datetime, Decimal})  # eight bytes at the most
-_PER_VALUE = 300  # its name is cut at 128 characters
-_PER_MESSAGE = 2600  # ten short strings, the other properties, and what is fixed
-_PER_CHARACTER = 4  # in UTF-8
 
 
 def fits(properties: Any, room: int) -> bool:
@@ -30,7 +34,7 @@ def fits(properties: Any, room: int) -> bool:
         properties: the transport's.
         room: for how many bytes a frame has room; none or less where frames have no limit.
     """
-    if room <= 0 or _most(properties.headers.values()) + _PER_MESSAGE <= room:
+    if room <= 0 or _most(properties.headers.values()) + PER_MESSAGE <= room:
         return True
     try:
         size = _FIXED + len(properties.marshal())
@@ -41,15 +45,15 @@ def fits(properties: Any, room: int) -> bool:
 
 def _most(values: Collection[Any]) -> float:
     """How many bytes headers have at the most, which is known without encoding them."""
-    size: float = _PER_VALUE * len(values)
+    size: float = PER_VALUE * len(values)
     for value in values:
         kind = type(value)
         if kind is str:
-            size += _PER_CHARACTER * len(value)
+            size += PER_CHARACTER * len(value)
         elif kind is bytearray:
             size += len(value)
         elif kind is list or kind is dict:
             size += _most(value if kind is list else value.values())
-        elif kind not in _FLAT:
+        elif kind not in FLAT:
             return inf
     return size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from math import inf
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -15,7 +16,7 @@ from otel_messaging.core.state import ATTRIBUTE, keep
 from otel_messaging.core.telemetry import PublishRequest
 
 from .connections import Connection
-from .limits import fits
+from .limits import FLAT, PER_CHARACTER, PER_MESSAGE, PER_VALUE, fits
 from .reading import address, assigned_id, fold, published_to, server, transport, wishes
 from .rpc import at_work, end
 
@@ -186,20 +187,29 @@ def _complete(publication: Publication, properties: Any, room: int) -> None:
     carrier = publication.carrier
     if carrier:
         headers = properties.headers
-        properties.headers = _add(headers, carrier) if headers else carrier
-        if (headers or len(carrier) > 1 or "traceparent" not in carrier) and not fits(properties, room):
+        properties.headers, size = _add(headers, carrier) if headers else (carrier, PER_MESSAGE)
+        usual = size <= room and len(carrier) == 1 and "traceparent" in carrier  # `fits` without a call
+        if not usual and not fits(properties, room):
             properties.headers = headers
     if not properties.message_id:
         publication.sent = properties
 
 
-def _add(headers: Any, carrier: dict[str, str]) -> Any:
-    """New headers, with a context in them instead of any that was there; the same ones where a name is no text."""
-    ours, added = fields(), {}
+def _add(headers: Any, carrier: dict[str, str]) -> tuple[Any, float]:
+    """New headers, with a context in them instead of any that was there; the same ones where a name is no text.
+
+    And how many bytes they have at the most, beside the context, where that is known at once.
+    """
+    ours, added, size = fields(), {}, PER_MESSAGE
     for name, value in headers.items():
         if not isinstance(name, str):
-            return headers  # the library says so itself
+            return headers, inf  # the library says so itself
         if name.lower() not in ours:
             added[name] = value
+            kind = type(value)
+            if kind is str:
+                size += PER_VALUE + PER_CHARACTER * len(value)
+            else:
+                size += PER_VALUE if kind in FLAT else inf
     added.update(carrier)
-    return added
+    return added, size
