@@ -97,6 +97,11 @@ def test_baggage_and_state_come_along():
     assert trace.get_current_span(found).get_span_context().trace_state == {"vendor": "1"}
 
 
+def test_for_the_usual_header_no_propagator_is_asked(monkeypatch):
+    monkeypatch.setattr(CompositePropagator, "extract", None)
+    assert remote(propagation.extract({"traceparent": TRACEPARENT.encode(), "other": "1"}, Context())) == TRACEPARENT
+
+
 def test_what_is_extracted_is_added_to_the_context():
     assert propagation.extract({"traceparent": TRACEPARENT}, Context({"mine": 1}))["mine"] == 1
 
