@@ -224,6 +224,6 @@ def seconds(headers):
 @pytest.mark.parametrize("name", ["tracestate", "baggage"])
 def test_no_header_takes_longer_than_an_honest_one_of_the_same_length(name, kind):
     honest = ",".join(f"key{number}={'v' * 36}" for number in range(180))
-    assert seconds({"traceparent": PARENT, name: HOSTILE[kind]}) < 5 * seconds(
+    assert seconds({"traceparent": PARENT, name: HOSTILE[kind]}) < 10 * seconds(
         {"traceparent": PARENT, "baggage": honest}
     )
