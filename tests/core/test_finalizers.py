@@ -14,6 +14,7 @@ import time
 import pytest
 from opentelemetry import baggage, context
 from opentelemetry.context import get_current
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import SpanProcessor
 
 from otel_messaging.core import finalizers, safety
@@ -183,6 +184,19 @@ def test_it_ends_when_instrumentation_is_switched_off(desk, recorder, watch):
     office.telemetry.close()
     recorder.span("receive orders")
     context.attach(context.Context())
+
+
+def test_it_does_not_end_inside_an_exporter(desk, recorder, watch):
+    office = desk()
+    Knot(loop_over_a_list(office))
+    gc.collect()
+    with suppress_instrumentation():
+        assert office.telemetry.context() is None
+        assert office.telemetry.outgoing() is None
+    assert recorder.spans() == []
+    office.telemetry.outgoing()
+    recorder.span("receive orders")
+    assert get_current() == {}
 
 
 def test_the_context_in_whose_middle_the_collector_runs_is_left_alone(desk, recorder, watch):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import contextvars
 import gc
 import threading
 
 import pytest
 from opentelemetry import context
 
+from otel_messaging.aio_pika import iterating, rpc, settling
+from otel_messaging.nats_py import telling
 from tests.support.recorder import shape
 
 
@@ -72,3 +76,52 @@ async def test_an_iterator_in_a_cycle_is_collected_while_metrics_are_exported(co
     assert dict(recorder.metrics()["messaging.processing.duration"][0][0])["messaging.destination.name"] == destination
     spans = recorder.consumers(2)
     assert [shape(span)["status"] for span in spans] == [("OK", None)] * 2
+
+
+async def forever(*_arguments):
+    await asyncio.sleep(0)
+
+
+class Telemetry:
+    """Is told of nothing."""
+
+    enabled = True
+
+    def context(self):
+        return None
+
+
+class Adapter:
+    telemetry = Telemetry()
+
+
+BEGINNINGS = {
+    "a call": (rpc.at_work, lambda: rpc.wrap_call(Adapter(), forever)(None)),
+    "an answer": (rpc.at_work, lambda: rpc.wrap_answer(Adapter(), forever)(None, "name", None)),
+    "the end of a block": (
+        settling.leaving,
+        lambda: settling.wrap_process_exit(Adapter(), forever)(Adapter(), ValueError, ValueError(), None),
+    ),
+    "the end of an iterator": (
+        settling.giving_back,
+        lambda: iterating.wrap_close(Adapter(), forever).__get__(Adapter(), Adapter)(),
+    ),
+    "what is not told of": (telling.telling, lambda: telling.wrap_silently(Adapter(), forever)(Adapter())),
+}
+
+
+@pytest.mark.parametrize("way", BEGINNINGS)
+async def test_what_is_left_of_a_coroutine_is_closed_in_anybodys_context(way):
+    variable, begin = BEGINNINGS[way]
+    initial = variable.get()
+    left, here = contextvars.copy_context(), contextvars.copy_context()
+    abandoned, running = begin(), begin()
+    left.run(abandoned.send, None)
+    here.run(running.send, None)
+    assert left[variable] is not here[variable]
+    set_here = here[variable]
+    here.run(abandoned.close)
+    assert here[variable] is set_here
+    with contextlib.suppress(StopIteration):
+        here.run(running.send, None)
+    assert here[variable] is initial

@@ -14,7 +14,7 @@ from otel_messaging.core.scope import AsyncLoop, Shared
 from otel_messaging.core.state import find, keep
 
 from .reading import identify
-from .settling import giving_back
+from .settling import giving_back, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,12 +143,8 @@ def wrap_close(_pika: AioPika, close: Callable[..., Any]) -> Callable[..., Any]:
                 state.shared.close()
         except Exception as error:
             report("QueueIterator.close", error)
-        before = giving_back.get()
-        giving_back.set(True)
-        try:
+        with marked(giving_back):
             return await close(self, *args, **kwargs)
-        finally:
-            giving_back.set(before)
 
     def wrapper(_wrapped: Any, self: Any, args: Any, kwargs: Any) -> Any:
         return closing(self, args, kwargs)

@@ -80,7 +80,8 @@ def wrap_call(_pika: AioPika, call: Callable[..., Any]) -> Callable[..., Any]:
             end(calling.publication, error)
             raise
         finally:
-            at_work.set(before)
+            if at_work.get() is calling:  # a coroutine may be closed in another context than it ran in
+                at_work.set(before)
         end(calling.publication)
         return result
 
@@ -91,12 +92,13 @@ def wrap_answer(pika: AioPika, answer: Callable[..., Any]) -> Callable[..., Any]
     """`RPC.on_call_message` publishes the reply, which belongs to the call."""
 
     async def wrapper(self: Any, method_name: Any, message: Any) -> Any:
-        before = at_work.get()
-        at_work.set(Reply(pika, message))
+        reply, before = Reply(pika, message), at_work.get()
+        at_work.set(reply)
         try:
             return await answer(self, method_name, message)
         finally:
-            at_work.set(before)
+            if at_work.get() is reply:  # as above
+                at_work.set(before)
 
     return wrapper
 

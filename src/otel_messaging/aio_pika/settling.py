@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +10,30 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.safety import report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .adapter import AioPika
 
-giving_back: ContextVar[bool] = ContextVar("otel_messaging_aio_pika_giving_back", default=False)
-"""Whether an iterator is being closed here, and gives back what nobody has handled: that is the library's doing."""
+giving_back: ContextVar[object] = ContextVar("otel_messaging_aio_pika_giving_back", default=None)
+"""Set while an iterator is being closed here, and gives back what nobody has handled: that is the library's doing."""
 
-leaving: ContextVar[bool] = ContextVar("otel_messaging_aio_pika_leaving", default=False)
-"""Whether an exception leaves a `message.process()` here: that there is no channel to reject by is swallowed then."""
+leaving: ContextVar[object] = ContextVar("otel_messaging_aio_pika_leaving", default=None)
+"""Set while an exception leaves a `message.process()` here: that there is no channel to reject by is swallowed then."""
+
+
+@contextmanager
+def marked(variable: ContextVar[object]) -> Iterator[None]:
+    """Set a variable for as long as a block lasts.
+
+    By value, and only what was set here: a coroutine may be closed in another context than it ran in.
+    """
+    mark, before = object(), variable.get()
+    variable.set(mark)
+    try:
+        yield
+    finally:
+        if variable.get() is mark:
+            variable.set(before)
 
 
 def wrap_process_exit(pika: AioPika, leave: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,12 +49,8 @@ def wrap_process_exit(pika: AioPika, leave: Callable[..., Any]) -> Callable[...,
             report("ProcessContext.__aexit__", failure)
         if error is None:
             return await leave(self, kind, error, trace)
-        before = leaving.get()
-        leaving.set(True)
-        try:
+        with marked(leaving):
             return await leave(self, kind, error, trace)
-        finally:
-            leaving.set(before)
 
     return wrapper
 

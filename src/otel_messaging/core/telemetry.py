@@ -156,13 +156,16 @@ class Telemetry:
         """The current context; None while instrumentation is off or suppressed, and inside the cyclic collector."""
         if not self.enabled or (finalizing and is_finalizing()):
             return None
-        if aside:
-            end_aside()
         context = get_current()
         if not context:
+            if aside:
+                end_aside()
             return context
         if not SUPPRESSION.isdisjoint(context) and any(context.get(key) for key in SUPPRESSION):
             return None
+        if aside:  # not where it is suppressed, which may be inside an exporter
+            end_aside()
+            context = get_current()
         if (DELIVERY in context and context[DELIVERY].done) or (BATCH in context and context[BATCH].done):  # type: ignore[attr-defined]
             return without_ended(context)
         return context
@@ -171,11 +174,11 @@ class Telemetry:
         """The same, for a message to be published. None also where nobody is told, and there is nothing to pass on."""
         if not self.enabled or (finalizing and is_finalizing()):
             return None
-        if aside:
-            end_aside()
         context = get_current()
         if context:
             return self.context()
+        if aside:
+            end_aside()
         if self._global and getattr(trace, "_TRACER_PROVIDER", 0) is None and _is_idle() and propagation.is_standard():
             return None
         return context
