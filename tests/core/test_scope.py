@@ -16,6 +16,7 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.context import attach, detach, get_current
 
+from otel_messaging.core import scope
 from otel_messaging.core.scope import AsyncLoop, Held, Loop, handle
 from tests.support.recorder import shape, span_id
 
@@ -221,6 +222,27 @@ def test_a_consumer_keeps_no_handled_message(desk, recorder):
     gc.collect()
     assert held.delivery is None
     assert kept() is None
+
+
+def test_a_telemetry_that_is_switched_off_ends_what_it_has_begun_and_nothing_else(desk, recorder):
+    before, held = get_current(), [Held(), Held()]
+    mine, other = desk(), desk()
+    held[0].hold(mine.deliver("mine"))
+    held[1].hold(other.deliver("other"))
+    mine.telemetry.close()
+    recorder.span("receive mine")
+    assert current() is held[1].delivery.span
+    other.telemetry.close()
+    recorder.span("receive other")
+    assert get_current() is before
+
+
+def test_a_consumer_that_is_gone_is_not_kept_to_be_switched_off(desk):
+    holders = len(scope._holders)
+    held = Held()
+    assert len(scope._holders) == holders + 1
+    del held
+    assert len(scope._holders) == holders
 
 
 # Loops

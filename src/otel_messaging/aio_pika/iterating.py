@@ -31,7 +31,8 @@ class _Iterated:
 
     def __init__(self, telemetry: Telemetry, iterator: Any) -> None:
         self.telemetry = telemetry
-        self.shared = Shared()
+        before = find(iterator)
+        self.shared: Shared = Shared() if before is None else before.shared  # which loops have
         self._queue = iterator._amqp_queue
         self._channel: Any = None
         self._source: Source | None = None

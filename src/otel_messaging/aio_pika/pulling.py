@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core.safety import guard, report
+from otel_messaging.core.scope import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,7 @@ class Pulled:
         self._pika = pika
         self._got: dict[Identity, _Got] = {}
         self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
+        watch(self)
 
     def hold(self, queue: str | None, delivery: Delivery, identity: Identity) -> None:
         """The application has a message.
@@ -77,6 +79,12 @@ class Pulled:
             for other in tuple(self._got):
                 if other[0] is channel and other[1] <= tag:
                     self._end(other)
+
+    def switch_off(self, telemetry: Telemetry) -> None:
+        """Instrumentation is switched off, perhaps in another task."""
+        if self.telemetry is telemetry:
+            for identity in tuple(self._got):
+                self._end(identity)
 
     def _closed(self, channel: Callable[[], Any], _closing: Any) -> None:
         gone = channel()

@@ -303,6 +303,10 @@ class Delivery(Lasting):
         """Who is told of the message; None where nobody is."""
         return self._telemetry if self._open else None
 
+    def is_told_to(self, telemetry: Telemetry) -> bool:
+        """Whether it is a telemetry that has begun it, even where that tells nobody."""
+        return self._telemetry is telemetry
+
     @property
     def failed(self) -> bool:
         """Whether that was seen."""

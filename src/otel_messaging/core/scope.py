@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import safety
 
@@ -12,9 +13,36 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .operations import Delivery
+    from .telemetry import Telemetry
+
+
+class Holder(Protocol):
+    """What has handed out messages that are handled now."""
+
+    def switch_off(self, telemetry: Telemetry) -> None:
+        """Instrumentation is switched off: what a telemetry tells of is handled."""
 
 
 _TAKEN = object()
+_holders: set[weakref.ref[Any]] = set()
+
+
+def watch(holder: Holder) -> None:
+    """Have something end what it has handed out when instrumentation is switched off, if it is still there."""
+    _holders.add(weakref.ref(holder, _holders.discard))
+
+
+def switch_off(telemetry: Telemetry) -> None:
+    """Instrumentation is switched off: what was handed out is handled, in whichever task or thread.
+
+    The context from before is back here at once, and in other tasks and threads when a loop there takes its next step.
+    A callback that runs keeps its span until it returns, and so does a block that the application has opened by itself:
+    their ends are seen anyway, and the application may have the span in its hands.
+    """
+    for reference in _holders.copy():
+        holder = reference()
+        if holder is not None:
+            safety.guard("switching off", holder.switch_off, telemetry)
 
 
 class Held:
@@ -26,9 +54,10 @@ class Held:
         asker: the loop that is asking for a message, as a token of it.
     """
 
-    __slots__ = ("_owner", "asker", "delivery", "entered")
+    __slots__ = ("__weakref__", "_owner", "asker", "delivery", "entered")
 
     def __init__(self) -> None:
+        watch(self)
         self.delivery: Delivery | None = None
         self.entered = False
         self.asker: object = None
@@ -65,6 +94,11 @@ class Held:
         """The consumer was closed, perhaps in another task: that of the message has its context back once it asks."""
         if self.delivery is not None:
             self.delivery.end()
+
+    def switch_off(self, telemetry: Telemetry) -> None:
+        """Instrumentation is switched off, perhaps in another task."""
+        if self.delivery is not None and self.delivery.is_told_to(telemetry):
+            self.close()
 
     def exit(self, error: BaseException | None) -> None:
         """The ``with`` block around the consumer has ended, perhaps by an exception."""
@@ -235,7 +269,9 @@ class Loop(_Loop):
         return self
 
     def __next__(self) -> Any:
-        self._held.asker = self._token
+        held = self._held
+        held.end()  # also where instrumentation was switched off, and the consumer itself does not
+        held.asker = self._token
         consumer = self._consumer
         del self  # an error that the library keeps keeps this frame, which must not keep the loop
         return type(consumer).__next__(consumer)

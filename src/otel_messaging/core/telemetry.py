@@ -34,6 +34,7 @@ from .operations import (
     error_type_of,
     without_ended,
 )
+from .scope import switch_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -146,9 +147,10 @@ class Telemetry:
             delivery = delivery._outer
 
     def close(self) -> None:
-        """Tell of nothing more, and hand over what was counted."""
+        """Tell of nothing more: what is handled ends, and what was counted is handed over."""
         self.enabled = False
         end_aside()
+        switch_off(self)
         if self._metrics is not None:
             self._metrics.close()
 

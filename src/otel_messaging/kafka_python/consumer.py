@@ -57,7 +57,8 @@ class Consumer:
     """
 
     def __init__(self, telemetry: Telemetry, consumer: Any) -> None:
-        self.held = Held()
+        before = find(consumer)
+        self.held: Held = Held() if before is None else before.held  # which loops have
         self.closed = False
         self.telemetry = telemetry
         self.pending: set[_Commit] = set()
@@ -334,7 +335,7 @@ def wrap_next(kafka: Kafka, advance: Callable[..., Any]) -> Callable[..., Any]:
 
     def wrapper(self: Any) -> Any:
         state = self.__dict__.get(ATTRIBUTE)
-        if state is not None:
+        if state is not None and state.held.delivery is not None:  # a loop has seen to it itself
             state.held.end()
         try:
             record = advance(self)

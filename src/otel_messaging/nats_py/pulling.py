@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.batch import Batch, Single
 from otel_messaging.core.safety import guard, report
+from otel_messaging.core.scope import watch
 from otel_messaging.core.state import keep
 
 from .client import Client, Deliveries
@@ -49,6 +50,7 @@ class Asked:
         self._bound = False
         self._got: dict[int, _Got] = {}
         self._batches: weakref.WeakKeyDictionary[Any, HeldByThread] = weakref.WeakKeyDictionary()
+        watch(self)
 
     def bind(self, pulling: Any, filters: str | None) -> None:
         """It is that of a pull subscription, whose own subject is made up.
@@ -171,6 +173,12 @@ class Asked:
             held.close()
         self._batches.clear()
         self._client.forget(*self.source)
+
+    def switch_off(self, telemetry: Telemetry) -> None:
+        """Instrumentation is switched off, perhaps in another task."""
+        if self.telemetry is telemetry:
+            for key in tuple(self._got):
+                self._end(key)
 
     def _deliveries(self, action: v.Action) -> Deliveries:
         return self._client.deliveries(*self.source, action)

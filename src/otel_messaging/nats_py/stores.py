@@ -205,7 +205,8 @@ class Watched:
 
     def __init__(self, telemetry: Telemetry, watcher: Any) -> None:
         self.telemetry = telemetry
-        self.shared = Shared()
+        before = find(watcher)
+        self.shared: Shared = Shared() if before is None else before.shared  # which loops have
         self._store = keep(watcher._js, telemetry, Store)
         self._store.client.watched.add(self)
         self._writers: Cache[Any, Any] = Cache()

@@ -31,7 +31,8 @@ class _Iterated:
 
     def __init__(self, telemetry: Telemetry, iterator: Any) -> None:
         self.telemetry = telemetry
-        self.shared = Shared()
+        before = find(iterator)
+        self.shared: Shared = Shared() if before is None else before.shared  # which loops have
         subscription = iterator._sub
         self.client = keep(subscription._conn, telemetry, Client)
         self.deliveries = self.client.deliveries(*subscribed(subscription))
