@@ -677,7 +677,7 @@ async def test_what_the_application_has_put_over_an_ended_message_stays(desk, re
     office = desk()
     delivery = office.deliver(headers=CARRIED)
     await elsewhere(delivery.end)
-    attach(context.Context({**get_current(), "mine": 7}))
+    attach(context.set_value("mine", 7))
     with recorder.tracer.start_as_current_span("work") as span:
         office.publish("in work").end()
     office.publish("after").end()

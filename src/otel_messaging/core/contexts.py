@@ -20,6 +20,18 @@ DELIVERY = create_key("otel-messaging-delivery")
 BATCH = create_key("otel-messaging-batch")
 """The key of what counts the messages that are published, as `PublishBatch` does."""
 
+
+class Handling(Context):
+    """The context of a message that is handled. What the application derives from it is of the API's own class."""
+
+
+class Batching(Context):
+    """The same of messages that are published as one."""
+
+
+KINDS = {DELIVERY: Handling, BATCH: Batching}
+"""The contexts that `DELIVERY` and `BATCH` are put into."""
+
 # What the API's own functions call: two calls less, several times per message.
 _runtime = getattr(runtime, "_RUNTIME_CONTEXT", runtime)
 _variable = getattr(_runtime, "_current_context", None) if type(_runtime) is ContextVarsRuntimeContext else None

@@ -14,7 +14,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from . import safety
 from . import vocabulary as v
-from .contexts import BATCH, DELIVERY, SPAN, attach, get_current, recording, renew
+from .contexts import DELIVERY, KINDS, SPAN, attach, get_current, recording, renew
 from .finalizers import finalizing, is_finalizing, put_aside
 
 if TYPE_CHECKING:
@@ -206,20 +206,17 @@ class Lasting(Running):
     Attributes:
         done: whether it is over.
         token: what `attach` has returned for its context; None where it ends nowhere but in this task or thread.
-        place: the identity of its context.
     """
 
-    __slots__ = ("_previous", "done", "place", "token")
+    __slots__ = ("_previous", "done", "token")
 
     _previous: Context
     done: bool
-    place: int
     token: Any
 
     def attach(self, context: Context) -> None:
         """Make its context current."""
         attach(_NOTHING)  # a token keeps what it replaces: contexts of operations would follow one another for ever
-        self.place = id(context)
         self.token = attach(context)
 
     def before(self) -> tuple[Context, Delivery | None]:
@@ -451,19 +448,18 @@ def without_ended(current: Context) -> Context:
         current: the current context. That from before the messages is brought back, unless the application has put
             something of its own over theirs.
     """
-    for key in (DELIVERY, BATCH):
+    for key, kind in KINDS.items():
         lasted: Any = current.get(key)
         if lasted is None or not lasted.done:
             continue
         token = renew(lasted.token)
         if token is None:
             continue
-        before, _ = lasted.before()
-        if id(current) == lasted.place:
-            attach(before)
-            lasted.token = token
-            return without_ended(before)
         lasted.token = token
+        before, _ = lasted.before()
+        if type(current) is kind:
+            attach(before)
+            return without_ended(before)
         own = {name: value for name, value in current.items() if name != key and value is not lasted.span}
         return Context({**before, **own})
     return current

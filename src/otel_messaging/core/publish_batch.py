@@ -7,15 +7,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 
 from . import forking, safety
 from . import vocabulary as v
-from .contexts import BATCH, attach, get_current
+from .contexts import BATCH, Batching, attach, get_current
 from .finalizers import finalizing, is_finalizing, put_aside
 from .operations import Failure, Lasting, Moment, Publication, error_type_of, portable, record
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
     from .operations import Operation
@@ -55,7 +55,7 @@ class PublishBatch(Lasting):
         self._whereabouts: set[v.Facts] = set()
         self._error: Failure | None = None
         self._previous = context
-        self.attach(Context({**trace.set_span_in_context(span, context), BATCH: self}))
+        self.attach(Batching({**trace.set_span_in_context(span, context), BATCH: self}))
         forking.watch(self)
 
     def disown(self) -> None:

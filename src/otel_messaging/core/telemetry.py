@@ -19,7 +19,18 @@ from . import forking, propagation, safety
 from . import vocabulary as v
 from .cache import Cache
 from .capturing import Capture
-from .contexts import BATCH, DELIVERY, SPAN, SUPPRESSION, attach, get_current, recording, span_context, with_span
+from .contexts import (
+    BATCH,
+    DELIVERY,
+    SPAN,
+    SUPPRESSION,
+    Handling,
+    attach,
+    get_current,
+    recording,
+    span_context,
+    with_span,
+)
 from .finalizers import aside, end_aside, finalizing, is_finalizing
 from .metrics import Metrics, meter_of
 from .operations import (
@@ -388,11 +399,10 @@ class Telemetry:
         delivery = Delivery(self, operation, span, message, context)
         if self._current:
             here = {SPAN: span, DELIVERY: delivery}
-            current = Context(here if usual is not None else {**parent, **here})
+            current = Handling(here if usual is not None else {**parent, **here})
             if delivery._outer is not None or delivery._previous is not context:
                 delivery.attach(current)
             else:  # the same, in the most usual case
-                delivery.place = id(current)
                 delivery.token = attach(current)
         else:
             delivery.end()
@@ -435,7 +445,7 @@ class Telemetry:
                 self._capture.write(first, attributes)
             span = self._start(operation, parent, attributes, links)
         delivery = Delivery(self, operation, span, message, context)
-        delivery.attach(Context({**parent, SPAN: span, DELIVERY: delivery}))
+        delivery.attach(Handling({**parent, SPAN: span, DELIVERY: delivery}))
         return delivery
 
     def receive(
@@ -632,7 +642,7 @@ class Telemetry:
         span: Any = parent.get(SPAN) or INVALID_SPAN
         delivery = Delivery(self, UNTOLD, span, message, context)
         if self.settings.process_spans:
-            delivery.attach(Context({**parent, DELIVERY: delivery}))
+            delivery.attach(Handling({**parent, DELIVERY: delivery}))
         else:
             delivery.end()
         return delivery
