@@ -42,7 +42,9 @@ class Handler:
     async def __aenter__(self):
         return self
 
-    async def __aexit__(self, *_error):
+    async def __aexit__(self, kind, _error, _trace):
+        if kind is not None:  # skipped
+            return
         self.caplog.clear()  # it keeps the exceptions that were logged, and these their frames
         await asyncio.sleep(0)
         gc.collect()
