@@ -517,6 +517,21 @@ def test_what_a_producer_has_learnt_its_successor_knows(plain, recorder):
     assert [carried(record) for record in sent(plain, 2)] == [[], []]
 
 
+def test_what_only_just_fits_may_send_another_while_it_is_serialized(application):
+    def serializer(value):
+        if len(value) > 100 and nested:
+            producer.send(application.topic, nested.pop(), partition=0).get(10)
+        return value
+
+    nested = []
+    producer, length = largest(application, value_serializer=serializer)
+    nested.append(b"inside")
+    producer.send(application.topic, b"x" * length, partition=0).get(10)
+    records = sent(application, 3)
+    assert [len(record.value) for record in records] == [length, len(b"inside"), length]
+    assert [len(carried(record)) for record in records] == [0, 1, 0]
+
+
 def test_what_is_too_large_for_the_client_is_serialized_once_and_fails_as_it_does_uninstrumented(plain, recorder):
     serializer = Counting()
     producer = plain.producer(value_serializer=serializer, max_request_size=LIMIT)

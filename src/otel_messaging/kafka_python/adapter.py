@@ -8,11 +8,11 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import forking
-from otel_messaging.core.cache import Cache
 from otel_messaging.core.safety import report
 from otel_messaging.core.state import keep
 
 from .consumer import Consumer
+from .limits import Limits
 from .producer import Producer
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Kafka:
 
     Attributes:
         leaving: whether the interpreter exits.
-        refused: the size of the smallest record that a broker has refused for its size, in bytes, by topic.
+        limits: how large records may be.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -43,7 +43,7 @@ class Kafka:
         self._adding = threading.Lock()
         self._registered: set[str] = set()
         self.leaving = False
-        self.refused: Cache[str, int] = Cache()
+        self.limits = Limits()
         forking.watch(self)
 
     def making(self, producer: Any) -> None:
@@ -98,6 +98,7 @@ class Kafka:
     def add_producer(self, telemetry: Telemetry, producer: Any) -> Producer:
         """What is to be kept for a producer."""
         state = Producer(telemetry, producer)
+        self.limits.add(state.largest)
         state.flushes_first = producer.__dict__.get(_MADE) is telemetry
         self._at_exit("leave")
         with self._adding:  # to another set: threads may be looking at this one

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from otel_messaging.core.safety import report
 from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
 
+from .limits import largest_record, largest_size
 from .messages import is_message
 from .producer import HEADERS_SINCE
-from .records import fold, largest_record, largest_size
+from .records import fold
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer

@@ -16,7 +16,8 @@ from .consumer import (
     wrap_poll,
     wrap_unsubscribe,
 )
-from .producer import transacts, wrap_cleanup, wrap_close_producer, wrap_done, wrap_estimate, wrap_send
+from .limits import wrap_done, wrap_estimate
+from .producer import transacts, wrap_cleanup, wrap_close_producer, wrap_send
 
 _TRANSACTION = ("begin_transaction", "send_offsets_to_transaction", "commit_transaction", "abort_transaction")
 _PRODUCER = ("kafka.producer.kafka", "KafkaProducer")

@@ -12,7 +12,8 @@ from otel_messaging.core.state import ATTRIBUTE, find, keep
 from otel_messaging.core.telemetry import PublishRequest
 
 from .cluster import Cluster
-from .records import SYSTEM, TOMBSTONE, key_text, largest_record, readable, sized, well_formed, without_fields
+from .limits import largest_record
+from .records import SYSTEM, TOMBSTONE, key_text, readable, sized, well_formed, without_fields
 from .settling import begin_settling, settle
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ class Producer:
         acknowledges_offsets: whether the broker tells offsets: without acknowledgement they are made up.
         places: what an acknowledgement tells of where a record has gone to, by topic and partition.
         flushes_first: whether the producer, when the interpreter exits, flushes before what is on its way is given up.
-        carried: the records that are being sent with a context, by the identity of the list of their headers: their
-            topic, the application's own headers, and how many headers they have with the context.
         largest: the size of the largest record that the client itself takes, in bytes.
     """
 
@@ -52,7 +51,6 @@ class Producer:
         self.acknowledges_offsets = producer.config["acks"] != 0
         self.places: Cache[Any, v.Facts] = Cache()
         self.flushes_first = False
-        self.carried: dict[int, tuple[str, Any, int]] = {}
         self.largest = largest_record(producer.config)
         self._carries_headers = producer.config["api_version"] >= HEADERS_SINCE
         # Of lists, since 2.1, which is also since when a client knows its cluster's id: until then the library refuses.
@@ -94,7 +92,7 @@ class Producer:
         moved = () if all(fact in operation.facts for fact in leader) else leader
         return self.places.put(place, ((v.KAFKA_PARTITION, place.partition), *moved))
 
-    def carry(self, carrier: dict[str, str], topic: str, headers: Any) -> Any:
+    def carry(self, carrier: dict[str, str], headers: Any) -> Any:
         """A new list of headers, with a context instead of any that was there; the same list where it would do harm."""
         if not self._carries_headers:
             return headers
@@ -107,32 +105,7 @@ class Producer:
                 return headers
         for name, text in carrier.items():
             sent.append((name, text.encode()))
-        self.carried[id(sent)] = (topic, headers, len(sent))
         return sent
-
-    def bare(self, headers: list[Any]) -> list[Any]:
-        """The headers of a record that is being sent, as they would be without a context."""
-        _, given, count = self.carried[id(headers)]
-        if given and not well_formed(given):
-            given = without_fields(given)
-        return [*(given or ()), *headers[count:]]  # a serializer may have added some
-
-    def crosses(self, size: int, bare: int, refused: dict[str, int], headers: list[Any]) -> bool:
-        """Whether a record is too large with a context, for the client or for the broker.
-
-        Nobody tells the limit of a broker but that it is below what was refused, and that may have been so because of
-        its context, too.
-
-        Args:
-            size: the record's size in bytes.
-            bare: what that would be without a context.
-            refused: the size of the smallest record that was refused, by topic.
-            headers: those that it is sent with.
-        """
-        if size > self.largest:
-            return True
-        limit = refused.get(self.carried[id(headers)][0])
-        return limit is not None and size + (size - bare) > limit
 
     def settlement(self, verb: str) -> Settlement | None:
         """Begin a step of a transaction. It is told of the message that is being handled, of whatever library."""
@@ -196,7 +169,7 @@ def wrap_send(  # noqa: C901 (per message: a call would cost more than the branc
     """`KafkaProducer.send` is where every record enters; its future tells what became of it."""
     telemetry = kafka.telemetry
 
-    def wrapper(  # noqa: C901 (as above)
+    def wrapper(
         self: Any,
         topic: Any,
         value: Any = None,
@@ -217,7 +190,7 @@ def wrap_send(  # noqa: C901 (per message: a call would cost more than the branc
                     producer = keep(self, telemetry, kafka.add_producer)
                 publication = producer.begin(topic, value, key, headers, partition, context)
                 if publication.carrier:
-                    sent = producer.carry(publication.carrier, topic, headers)
+                    sent = producer.carry(publication.carrier, headers)
                 if telemetry.publish_hook is not None:
                     rest = {**dict(zip(_REST, args, strict=False)), **kwargs}
                     arguments = {"topic": topic, "value": value, "key": key, "headers": headers, **rest}
@@ -234,57 +207,11 @@ def wrap_send(  # noqa: C901 (per message: a call would cost more than the branc
             if publication is not None:
                 publication.end(error)
             raise
-        finally:
-            if sent is not headers:
-                producer.carried.pop(id(sent), None)
         if publication is not None and (publication.span.is_recording() or publication.is_counted()):
             _await_answer(producer, publication, future, producer.measures and isinstance(value, bytes))
         return future
 
-    return wrapper
-
-
-def wrap_estimate(kafka: Kafka, estimate: Callable[..., Any]) -> Callable[..., Any]:
-    """`KafkaProducer._estimate_size_in_bytes` is asked how large a record is, once that is serialized.
-
-    A record that crosses a limit only with a context in it goes without: nothing is serialized or sent twice.
-    """
-    refused = kafka.refused
-
-    def wrapper(self: Any, key: Any, value: Any, headers: Any = ()) -> Any:
-        size = estimate(self, key, value, headers)
-        try:
-            producer = self.__dict__.get(ATTRIBUTE)
-            if producer is not None and (refused or size > producer.largest) and id(headers) in producer.carried:
-                bare = producer.bare(headers)
-                smaller = estimate(self, key, value, bare)
-                if producer.crosses(size, smaller, refused, headers):
-                    headers[:] = bare  # our own list
-                    return smaller
-        except Exception as error:
-            report("KafkaProducer._estimate_size_in_bytes", error)
-        return size
-
-    return wrapper
-
-
-def wrap_done(kafka: Kafka, done: Callable[..., Any]) -> Callable[..., Any]:
-    """`ProducerBatch.done` has the broker's answer, whether or not anybody records what became of the records."""
-    from kafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
-
-    too_large = (MessageSizeTooLargeError, RecordListTooLargeError)
-
-    def learn(batch: Any, error: Any) -> None:
-        if isinstance(error, too_large) or (isinstance(error, type) and issubclass(error, too_large)):
-            topic, size = batch.topic_partition.topic, batch.max_record_size
-            kafka.refused.put(topic, min(size, kafka.refused.get(topic, size)))
-
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        error = args[2] if len(args) > 2 else kwargs.get("exception", kwargs.get("top_level_exception"))
-        if error is not None:
-            guard("ProducerBatch.done", learn, self, error)
-        return done(self, *args, **kwargs)
-
+    kafka.limits.sends = wrapper.__code__
     return wrapper
 
 

@@ -9,8 +9,6 @@ from otel_messaging.core.propagation import as_text, fields
 
 SYSTEM = ((v.SYSTEM, "kafka"),)
 TOMBSTONE = ((v.BODY_SIZE, 0), (v.KAFKA_TOMBSTONE, True))
-_OVERHEAD, _HEADER_OVERHEAD = 128, 10
-"""More than a record, and a header of one, takes beyond what is in it, in bytes."""
 _HUGE = 10**100  # Python refuses to write the longest numbers out
 
 
@@ -97,16 +95,3 @@ def well_formed(headers: Any) -> bool:
         isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], bytes)
         for item in headers
     )
-
-
-def largest_record(config: dict[str, Any]) -> int:
-    """The size of the largest record that a producer takes, in bytes."""
-    largest: int = config["max_request_size"]
-    memory: int = config.get("buffer_memory", largest)  # until 2.0
-    return min(largest, memory)
-
-
-def largest_size(record: Any, headers: list[tuple[str, bytes]]) -> int:
-    """The size that a record may have when it is sent again with other headers, in bytes; it is hardly less."""
-    sizes = [len(name.encode()) + len(value) + _HEADER_OVERHEAD for name, value in headers]
-    return sum((_OVERHEAD, max(0, record.serialized_key_size), max(0, record.serialized_value_size), *sizes))
