@@ -401,3 +401,24 @@ def test_a_forked_child_leaves_the_batch_to_its_parent(recorder, instrument):
     assert os.waitpid(child, 0)[1] == 0
     block.__exit__(None, None, None)
     recorder.spans("batch_publish orders", count=1)
+
+
+async def test_a_block_in_a_generator_that_was_left_is_nobodys_parent(publisher, recorder):
+    driver, destination = await publisher()
+
+    async def publishing():
+        async with batch_publish(destination):
+            await driver.publish(destination)
+            yield
+
+    generator = publishing()
+    await anext(generator)
+    await asyncio.create_task(generator.aclose())
+    batch = recorder.span(f"batch_publish {destination}")
+    await driver.publish(destination)
+    within, after = recorder.spans(f"publish {destination}", count=2)
+    assert within.parent.span_id == span_id(batch)
+    assert batch.attributes["messaging.batch.message_count"] == 1
+    assert shape(batch)["status"] == ("OK", None)
+    assert after.parent is None
+    assert get_current() == {}

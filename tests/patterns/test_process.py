@@ -504,3 +504,21 @@ for system in ("kafka", "rabbitmq", "nats"):
 assert {"kafka", "aio_pika", "aiormq", "nats"}.isdisjoint(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+async def test_a_block_in_a_generator_that_was_left_is_nobodys_parent(receive, recorder, vocabulary):
+    driver, destination, (message,) = await receive()
+    recorder.exporter.clear()
+
+    async def handled():
+        async with process(message):
+            yield
+
+    generator = handled()
+    await anext(generator)
+    await asyncio.create_task(generator.aclose())
+    assert shape(recorder.span(f"process {destination}"))["status"] == SUCCESS[vocabulary]
+    await driver.publish(driver.name())
+    (published,) = recorder.producers(1)
+    assert published.parent is None
+    assert get_current() == {}
