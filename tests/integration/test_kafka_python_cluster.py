@@ -53,6 +53,7 @@ def telemetry():
 @pytest.fixture
 def producer(cluster, telemetry):
     config = {"acks": 1, "api_version": (2, 0), "client_id": "c", "key_serializer": None, "value_serializer": None}
+    config["max_request_size"] = 2**20
     return Producer(telemetry, SimpleNamespace(config=config, _metadata=cluster))
 
 
