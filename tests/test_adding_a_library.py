@@ -135,7 +135,7 @@ show()
 
 def test_a_mistake_of_ours_reaches_nobody(run):
     lines = run("""
-from otel_messaging.core.scope import Held
+from otel_messaging.instrumentation.loops import Held
 logging.disable()
 safety.strict = False
 producer, consumer = toymq.Producer(), toymq.Consumer("orders")

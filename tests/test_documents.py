@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.semconv._incubating.attributes import messaging_attributes
 
 import otel_messaging
-from otel_messaging.aio_pika import reading
+from otel_messaging.aio_pika import readers
 from otel_messaging.core import capturing, headers, propagation, settings
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.metrics import NAMES, Metrics
@@ -146,7 +146,7 @@ def test_every_bound_is_that_of_the_code():
     listed = re.findall(r"^\|.* \| ([\d,]+) \|$", TRUST, flags=re.MULTILINE)
     baggage = [headers.BAGGAGE_MEMBERS, headers.BAGGAGE_MEMBER_LENGTH]
     bounds = [headers.LARGEST, *baggage, headers.PARENT_LENGTH, headers.STATE_MEMBERS, propagation.NAMES]
-    bounds += [v.LONGEST, capturing.MOST, reading.DEATHS, NAMES]
+    bounds += [v.LONGEST, capturing.MOST, readers.DEATHS, NAMES]
     assert [int(number.replace(",", "")) for number in listed] == bounds
 
 

@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from otel_messaging.instrumentation.lazy_imports import exports
+
 from ._version import __version__
-from .core.lazily import exports
 
 if TYPE_CHECKING:
+    from otel_messaging.core.requests import PublishRequest
+
     from .aio_pika import AioPikaInstrumentor
-    from .core.telemetry import PublishRequest
     from .kafka_python import KafkaPythonInstrumentor
     from .nats_py import NatsPyInstrumentor
 

@@ -10,9 +10,9 @@ import sysconfig
 
 import pytest
 
-from otel_messaging.core.batch import Batch
-from otel_messaging.core.operations import _same_place
-from otel_messaging.core.scope import caller
+from otel_messaging.core.delivery import _same_place
+from otel_messaging.instrumentation.loops import caller
+from otel_messaging.instrumentation.message_list import Batch
 from tests.support.waiting import until
 
 NO_COMPREHENSION = pytest.mark.skipif(

@@ -19,9 +19,9 @@ from opentelemetry.sdk.trace import SpanProcessor
 
 from otel_messaging.core import finalizers, safety
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.batch import Batch
 from otel_messaging.core.publish_batch import PublishBatch
-from otel_messaging.core.scope import AsyncLoop, Held, Loop, handle
+from otel_messaging.instrumentation.loops import AsyncLoop, Held, Loop, handle
+from otel_messaging.instrumentation.message_list import Batch
 from tests.programs import FOLDER, ROOT, run
 from tests.support.recorder import shape
 

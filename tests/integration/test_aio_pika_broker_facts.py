@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from aio_pika import Message
 
-from otel_messaging.aio_pika.reading import describe
+from otel_messaging.aio_pika.readers import describe
 from otel_messaging.core import vocabulary as v
 from tests.support.waiting import until
 

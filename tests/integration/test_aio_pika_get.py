@@ -272,7 +272,7 @@ async def test_a_get_is_silent_while_suppressed(connect, recorder):
 async def test_two_queues_asked_in_turn_keep_no_chain_of_contexts(connect, recorder):
     import gc
 
-    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.delivery import Delivery
 
     driver = await connect()
     one = await filled(driver, *[b"1"] * 40)

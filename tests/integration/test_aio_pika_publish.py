@@ -16,7 +16,7 @@ from aiormq import spec
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from yarl import URL
 
-from otel_messaging.aio_pika.reading import consumed_from, published_to, server
+from otel_messaging.aio_pika.readers import consumed_from, published_to, server
 from otel_messaging.core import vocabulary as v
 from otel_messaging.patterns import process
 from tests.support.proxy import Proxy

@@ -10,7 +10,8 @@ from aio_pika.exceptions import QueueEmpty
 from aio_pika.patterns import RPC
 
 from otel_messaging.aio_pika import adapter, connections, consuming, iterating, publishing, pulling, rpc
-from otel_messaging.core import scope, telemetry
+from otel_messaging.core import telemetry
+from otel_messaging.instrumentation import loops
 
 BROKEN = [
     (adapter, "identify"),
@@ -46,11 +47,11 @@ BROKEN = [
     (rpc.Call, "concerns"),
     (rpc.Reply, "concerns"),
     (rpc.Reply, "fail"),
-    (scope.Shared, "loop"),
-    (scope.Shared, "asked"),
-    (scope.Shared, "enter"),
-    (scope.Shared, "exit"),
-    (scope.Shared, "close"),
+    (loops.Shared, "loop"),
+    (loops.Shared, "asked"),
+    (loops.Shared, "enter"),
+    (loops.Shared, "exit"),
+    (loops.Shared, "close"),
     (telemetry.Telemetry, "context"),
     (telemetry.Telemetry, "outgoing"),
     (telemetry.Telemetry, "publish"),

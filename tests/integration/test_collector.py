@@ -12,7 +12,7 @@ import pytest
 from opentelemetry import context
 
 from otel_messaging.aio_pika import iterating, rpc, settling
-from otel_messaging.nats_py import telling
+from otel_messaging.nats_py import nested_calls
 from tests.support.recorder import shape
 
 
@@ -106,7 +106,7 @@ BEGINNINGS = {
         settling.giving_back,
         lambda: iterating.wrap_close(Adapter(), forever).__get__(Adapter(), Adapter)(),
     ),
-    "what is not told of": (telling.telling, lambda: telling.wrap_silently(Adapter(), forever)(Adapter())),
+    "what is not told of": (nested_calls.telling, lambda: nested_calls.wrap_silently(Adapter(), forever)(Adapter())),
 }
 
 

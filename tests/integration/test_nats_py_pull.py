@@ -142,7 +142,7 @@ async def test_a_link_tells_the_subject_where_they_differ(connect, recorder, voc
 
 
 async def test_a_reply_subject_that_is_made_up_tells_nothing_of_a_message(connect, recorder):
-    from otel_messaging.nats_py.reading import identify
+    from otel_messaging.nats_py.readers import identify
 
     await connect()
     for reply in ("$JS.ACK.", "$JS.ACK.a.b.c.d.e.f.g", f"$JS.ACK.a.b.1.{2**63}.1.1.1", "inbox", "", None):

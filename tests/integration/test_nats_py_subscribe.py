@@ -502,7 +502,7 @@ async def test_connections_do_not_mix(connect, recorder, nats_address):
 
 @pytest.mark.parametrize("digits", ["9" * 19, "9" * 400, "-1", "one"])
 def test_a_number_that_no_server_sends_is_not_told(digits):  # nor do servers let anybody else send such a reply
-    from otel_messaging.nats_py.reading import stored
+    from otel_messaging.nats_py.readers import stored
 
     with pytest.raises(ValueError, match=r"JetStream|int"):
         stored(["orders", "worker", "1", digits, "1", "1", "0"], 0, None)

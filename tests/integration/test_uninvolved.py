@@ -11,7 +11,7 @@ import wrapt
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from otel_messaging.core.scope import Held
+from otel_messaging.instrumentation.loops import Held
 from tests.support.drivers import CALLBACKS, DRIVERS
 from tests.support.recorder import Recorder, span_id, trace_id
 from tests.support.waiting import until

@@ -12,7 +12,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from otel_messaging.patterns import dead_letters, process
+from otel_messaging.instrumentation import dead_letters
+from otel_messaging.patterns import process
 from tests.support.drivers import DRIVERS
 from tests.support.recorder import shape, span_id, trace_id
 

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from otel_messaging import NatsPyInstrumentor
 from otel_messaging.core import vocabulary as v
 from otel_messaging.nats_py import dead_letter
-from otel_messaging.nats_py.advisories import GIVEN_UP, given_up
+from otel_messaging.systems.nats_advisories import GIVEN_UP, given_up
 from tests.support.nats_py import client, on_the_wire, server
 from tests.support.recorder import shape, span_id
 from tests.support.waiting import until

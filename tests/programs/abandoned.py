@@ -10,9 +10,9 @@ import threading
 from opentelemetry.context import Context, attach, get_current
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.batch import Batch
 from otel_messaging.core.settings import Settings
 from otel_messaging.core.telemetry import Telemetry
+from otel_messaging.instrumentation.message_list import Batch
 from tests.support.recorder import Recorder
 
 recorder = Recorder()

@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING, Any
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.operations import Failure, Moment
 from otel_messaging.core.pulls import is_failure
-from otel_messaging.core.settling import Last
-from otel_messaging.core.state import find, keep
+from otel_messaging.instrumentation.settling import Last
+from otel_messaging.instrumentation.state import find, keep
 
 from .connections import Connection
 from .consuming import Source
 from .messages import source_of
 from .publishing import Exchange
 from .pulling import Pulled
-from .reading import Identity, address, identify, is_closed, server, transport
+from .readers import Identity, address, identify, is_closed, server, transport
 from .rpc import Call, Reply
 from .settling import giving_back, leaving
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from otel_messaging.core.operations import Delivery, Publication, Settlement
-    from otel_messaging.core.settling import Ends
+    from otel_messaging.core.delivery import Delivery
+    from otel_messaging.core.operations import Publication, Settlement
     from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.instrumentation.settling import Ends
 
 
 class AioPika:

@@ -10,10 +10,10 @@ from weakref import WeakSet
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import LIMIT, Cache
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.state import keep
+from otel_messaging.instrumentation.state import keep
 
 from .consuming import Source
-from .reading import server
+from .readers import server
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.safety import report
-from otel_messaging.core.scope import handle
+from otel_messaging.instrumentation.loops import handle
 
-from .reading import consumed_from, describe, fold, identify, time_waited
+from .readers import consumed_from, describe, fold, identify, time_waited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.context import Context
 
-    from otel_messaging.core.operations import Delivery, Moment, Operation
-    from otel_messaging.core.telemetry import Pull, Telemetry
+    from otel_messaging.core.delivery import Delivery
+    from otel_messaging.core.operations import Moment, Operation, Pull
+    from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import AioPika
 

@@ -6,15 +6,15 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import report
-from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
+from otel_messaging.instrumentation.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
 
 from .messages import is_message
-from .reading import fold, identify
+from .readers import fold, identify
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
 
-    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.delivery import Delivery
 
 # Orders to the broker, not to be given again: where to send copies, and how often it has delivered this one.
 _ORDERS = ("CC", "BCC", "x-acquired-count", "x-delivery-count")

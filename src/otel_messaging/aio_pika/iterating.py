@@ -10,17 +10,17 @@ import wrapt
 from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.operations import Moment
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.scope import AsyncLoop, Shared
-from otel_messaging.core.state import find, keep
+from otel_messaging.instrumentation.loops import AsyncLoop, Shared
+from otel_messaging.instrumentation.state import find, keep
 
-from .reading import identify
+from .readers import identify
 from .settling import giving_back, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.scope import Held
     from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.instrumentation.loops import Held
 
     from .adapter import AioPika
     from .consuming import Source

@@ -6,10 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.contexts import get_current
-from otel_messaging.core.telemetry import Incoming
+from otel_messaging.core.requests import Incoming
 
 from .consuming import Source
-from .reading import describe, fold, identify
+from .readers import describe, fold, identify
 
 if TYPE_CHECKING:
     from .adapter import AioPika

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from otel_messaging.core.patching import Patch
-from otel_messaging.core.settling import settles
+from otel_messaging.instrumentation.patching import Patch
+from otel_messaging.instrumentation.settling import settles
 
 from .adapter import AioPika
 from .connections import wrap_queue_declare

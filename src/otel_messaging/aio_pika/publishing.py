@@ -11,13 +11,13 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import fields
+from otel_messaging.core.requests import PublishRequest
 from otel_messaging.core.safety import report
-from otel_messaging.core.state import ATTRIBUTE, keep
-from otel_messaging.core.telemetry import PublishRequest
+from otel_messaging.instrumentation.state import ATTRIBUTE, keep
 
 from .connections import Connection
 from .limits import FLAT, PER_CHARACTER, PER_MESSAGE, PER_VALUE, fits
-from .reading import address, assigned_id, fold, published_to, server, transport, wishes
+from .readers import address, assigned_id, fold, published_to, server, transport, wishes
 from .rpc import at_work, end
 
 if TYPE_CHECKING:

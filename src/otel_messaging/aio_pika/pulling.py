@@ -9,16 +9,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.scope import watch
+from otel_messaging.instrumentation.loops import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.delivery import Delivery
     from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import AioPika
-    from .reading import Identity
+    from .readers import Identity
 
 
 class _Got(NamedTuple):

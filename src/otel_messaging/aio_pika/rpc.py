@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import report
 
-from .reading import assigned_id
+from .readers import assigned_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from otel_messaging._version import __version__
 
-from . import forking, safety, settings
+from . import fork, safety, settings
 from . import vocabulary as v
 from .contexts import SPAN
 from .finalizers import end_aside
@@ -187,7 +187,7 @@ class _Ledger:
         meter.create_observable_gauge(
             v.CONSUMER_LAG, [self._observe], "{message}", "Messages waiting behind the one delivered last"
         )
-        forking.watch(self)
+        fork.watch(self)
 
     def provide(self, counter: str | None, histogram: str | None) -> None:
         """Make instruments that will be used."""

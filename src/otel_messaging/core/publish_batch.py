@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from . import forking, safety
+from . import fork, safety
 from . import vocabulary as v
 from .contexts import BATCH, Batching, attach, get_current
+from .delivery import Lasting
 from .finalizers import finalizing, is_finalizing, put_aside
-from .operations import Failure, Lasting, Moment, Publication, error_type_of, portable, record
+from .operations import Failure, Moment, Publication, error_type_of, portable, record
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -56,7 +57,7 @@ class PublishBatch(Lasting):
         self._error: Failure | None = None
         self._previous = context
         self.attach(Batching({**trace.set_span_in_context(span, context), BATCH: self}))
-        forking.watch(self)
+        fork.watch(self)
 
     def disown(self) -> None:
         """In a forked child: what it publishes is counted nowhere, and the span ends in the parent."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from asyncio import CancelledError
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
@@ -14,8 +13,9 @@ from opentelemetry.metrics import _internal as meters
 from opentelemetry.trace import INVALID_SPAN, Link, set_span_in_context
 
 from otel_messaging._version import __version__
+from otel_messaging.instrumentation.loops import switch_off
 
-from . import forking, propagation, safety
+from . import fork, propagation, safety
 from . import vocabulary as v
 from .cache import Cache
 from .capturing import Capture
@@ -31,21 +31,10 @@ from .contexts import (
     span_context,
     with_span,
 )
+from .delivery import Delivery, without_ended
 from .finalizers import aside, end_aside, finalizing, is_finalizing
 from .metrics import Metrics, meter_of
-from .operations import (
-    UNTOLD,
-    Delivery,
-    Failure,
-    Moment,
-    Operation,
-    Publication,
-    Running,
-    Settlement,
-    error_type_of,
-    without_ended,
-)
-from .scope import switch_off
+from .operations import UNTOLD, Failure, Moment, Operation, Publication, Pull, Running, Settlement, error_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,58 +44,15 @@ if TYPE_CHECKING:
 
     from .metrics import Lag
     from .publish_batch import PublishBatch
+    from .requests import PublishRequest
     from .settings import Settings
 
 
 _CANCELLED = "a sampler or a span processor has raised CancelledError"
 
 
-@dataclass(frozen=True)
-class PublishRequest:
-    """What ``publish_hook`` is told of a message that is about to be sent.
-
-    Attributes:
-        client: what sends it: a ``KafkaProducer``, an aio-pika ``Exchange``, a NATS client or JetStream context.
-        destination: topic, exchange or subject.
-        arguments: the application's own arguments, under the library's own names. Change nothing in it.
-    """
-
-    client: Any
-    destination: str
-    arguments: Mapping[str, Any]
-
-
-class Incoming(NamedTuple):
-    """What is known of a message outside of the consumer that it has come from."""
-
-    destination: v.Destination
-    common: v.Facts
-    """What is the same for all messages of the same source."""
-    facts: v.Facts
-    """What is known of this one."""
-    headers: Mapping[str, Any] | None
-    """Names in lower case."""
-    size: int
-    """Of its body, in bytes; 0 where it is not known."""
-    identity: Any = None
-    """What tells it from others, for `Delivery.message`."""
-    delivery: Delivery | None = None
-    """Its handling, if that has begun already."""
-    reply_to: str | None = None
-    """Where it asks to be answered at, if it does."""
-    release: Callable[[], None] | None = None
-    """Leaves the end of its handling to who calls this, where that has begun since it was taken out of a list."""
-
-
 One = tuple[v.Facts, "Mapping[str, Any] | None"]
 """One message of several: what is known of it alone, and its headers, names in lower case."""
-
-
-class Pull(NamedTuple):
-    """What pulling one message is: in the guide its handling alone, in the conventions a call and then the handling."""
-
-    receive: Operation | None
-    handle: Operation
 
 
 class Telemetry:
@@ -148,7 +94,7 @@ class Telemetry:
         self._metrics = Metrics(meter, self.vocabulary) if meter is not None else None
         self._prepared: Cache[tuple[Any, ...], Operation] = Cache()
         self._servers: set[v.Facts] = set()
-        forking.watch(self)
+        fork.watch(self)
 
     def disown(self) -> None:
         """In a forked child: the message that is being handled has its context here, too, and its end in the parent."""

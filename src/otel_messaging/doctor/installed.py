@@ -17,7 +17,7 @@ from .report import Row, Section
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from otel_messaging.core.rivals import Rival
+    from otel_messaging.instrumentation.conflicts import Rival
 
 OURS = "otel-messaging"
 INSTRUMENTORS = "opentelemetry_instrumentor"

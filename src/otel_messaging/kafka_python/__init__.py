@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_messaging.core.instrumentor import MessagingInstrumentor
-from otel_messaging.core.lazily import exports
-from otel_messaging.core.rivals import Rival
+from otel_messaging.instrumentation.conflicts import Rival
+from otel_messaging.instrumentation.instrumentor import MessagingInstrumentor
+from otel_messaging.instrumentation.lazy_imports import exports
 
 if TYPE_CHECKING:
     from .dead_letters import dead_letter

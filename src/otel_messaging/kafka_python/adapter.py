@@ -7,9 +7,9 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from otel_messaging.core import forking
+from otel_messaging.core import fork
 from otel_messaging.core.safety import report
-from otel_messaging.core.state import keep
+from otel_messaging.instrumentation.state import keep
 
 from .consumer import Consumer
 from .limits import Limits
@@ -18,7 +18,8 @@ from .producer import Producer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.operations import Delivery, Operation
+    from otel_messaging.core.delivery import Delivery
+    from otel_messaging.core.operations import Operation
     from otel_messaging.core.telemetry import Telemetry
 
 _MADE = "_otel_messaging_made"
@@ -44,7 +45,7 @@ class Kafka:
         self._registered: set[str] = set()
         self.leaving = False
         self.limits = Limits()
-        forking.watch(self)
+        fork.watch(self)
 
     def making(self, producer: Any) -> None:
         """A producer is about to be made."""

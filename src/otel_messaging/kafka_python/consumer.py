@@ -8,18 +8,19 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.batch import Batch, Single
 from otel_messaging.core.cache import Cache
+from otel_messaging.core.delivery import forget_handled
 from otel_messaging.core.finalizers import finalizer
-from otel_messaging.core.operations import Failure, Moment, forget_handled
+from otel_messaging.core.operations import Failure, Moment
 from otel_messaging.core.pulls import is_failure
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.scope import Held, HeldByThread, Loop
-from otel_messaging.core.settling import Last
-from otel_messaging.core.state import ATTRIBUTE, find
+from otel_messaging.instrumentation.loops import Held, HeldByThread, Loop
+from otel_messaging.instrumentation.message_list import Batch, Single
+from otel_messaging.instrumentation.settling import Last
+from otel_messaging.instrumentation.state import ATTRIBUTE, find
+from otel_messaging.systems.kafka import SYSTEM, describe, fold, place
+from otel_messaging.systems.kafka_cluster import Cluster, Partition
 
-from .cluster import Cluster, Partition
-from .records import SYSTEM, describe, fold, place
 from .settling import begin_settling, settle
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from otel_messaging.core.delivery import Delivery
     from otel_messaging.core.metrics import Lag
-    from otel_messaging.core.operations import Delivery, Operation
-    from otel_messaging.core.settling import Ends
+    from otel_messaging.core.operations import Operation
     from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.instrumentation.settling import Ends
 
     from .adapter import Kafka
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import report
-from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
+from otel_messaging.instrumentation.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
+from otel_messaging.systems.kafka import fold
 
 from .limits import largest_record, largest_size
 from .messages import is_message
 from .producer import HEADERS_SINCE
-from .records import fold
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
     from kafka.consumer.fetcher import ConsumerRecord
     from kafka.producer.future import FutureRecordMetadata
 
-    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.delivery import Delivery
 
 
 def dead_letter(

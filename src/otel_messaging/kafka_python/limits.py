@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.safety import MISTAKES, guard, report
-from otel_messaging.core.state import find
-
-from .records import well_formed, without_fields
+from otel_messaging.instrumentation.state import find
+from otel_messaging.systems.kafka import well_formed, without_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.telemetry import Incoming
-
-from .records import SYSTEM, describe, fold
+from otel_messaging.core.requests import Incoming
+from otel_messaging.systems.kafka import SYSTEM, describe, fold
 
 if TYPE_CHECKING:
     from .adapter import Kafka

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otel_messaging.core.patching import Patch
+from otel_messaging.instrumentation.patching import Patch
 
 from .adapter import Kafka
 from .consumer import (

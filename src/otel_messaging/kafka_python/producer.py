@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.operations import Failure
+from otel_messaging.core.requests import PublishRequest
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.state import ATTRIBUTE, find, keep
-from otel_messaging.core.telemetry import PublishRequest
+from otel_messaging.instrumentation.state import ATTRIBUTE, find, keep
+from otel_messaging.systems.kafka import SYSTEM, TOMBSTONE, key_text, readable, sized, well_formed, without_fields
+from otel_messaging.systems.kafka_cluster import Cluster
 
-from .cluster import Cluster
 from .limits import largest_record
-from .records import SYSTEM, TOMBSTONE, key_text, readable, sized, well_formed, without_fields
 from .settling import begin_settling, settle
 
 if TYPE_CHECKING:

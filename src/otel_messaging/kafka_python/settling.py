@@ -9,7 +9,7 @@ from otel_messaging.core.safety import report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_messaging.core.settling import Ends
+    from otel_messaging.instrumentation.settling import Ends
 
 
 def begin_settling(state: Callable[[Any], Any], client: Any, verb: str, *args: Any) -> Ends | None:

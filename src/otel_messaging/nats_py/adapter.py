@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 from otel_messaging.core.contexts import DELIVERY
 from otel_messaging.core.operations import Moment
 from otel_messaging.core.pulls import is_failure
-from otel_messaging.core.settling import Last
-from otel_messaging.core.state import find, keep
-from otel_messaging.core.telemetry import PublishRequest
+from otel_messaging.core.requests import PublishRequest
+from otel_messaging.instrumentation.settling import Last
+from otel_messaging.instrumentation.state import find, keep
 
 from .client import Client
 from .messages import operation_of
 from .pulling import Asked
-from .reading import is_reply, subscribed
+from .readers import is_reply, subscribed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from otel_messaging.core import vocabulary as v
     from otel_messaging.core.operations import Publication, Settlement
-    from otel_messaging.core.settling import Ends
     from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.instrumentation.settling import Ends
 
 
 class Nats:

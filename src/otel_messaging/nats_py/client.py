@@ -13,12 +13,12 @@ from otel_messaging.core.cache import Cache
 from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import fields
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.state import find
+from otel_messaging.instrumentation.state import find
+from otel_messaging.systems.nats_advisories import GIVEN_UP, given_up
 
-from .advisories import GIVEN_UP, given_up
 from .limits import limits_of, size_of
-from .reading import DELIVERED, describe, fold, number, peer, split_reply, stored
-from .telling import acknowledged
+from .nested_calls import acknowledged
+from .readers import DELIVERED, describe, fold, number, peer, split_reply, stored
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from otel_messaging.core.delivery import Delivery
     from otel_messaging.core.metrics import Lag
-    from otel_messaging.core.operations import Delivery, Operation, Publication
+    from otel_messaging.core.operations import Operation, Publication
     from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import Nats

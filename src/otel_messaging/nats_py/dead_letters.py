@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.propagation import as_text
 from otel_messaging.core.safety import guard, report
-from otel_messaging.patterns.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
+from otel_messaging.instrumentation.dead_letters import ORIGINAL, PREFIX, DeadLetter, expect, reasons
 
 from .limits import is_too_large, limits_of, size_of
 from .messages import is_message
-from .reading import DELIVERED, fold, split_reply
+from .readers import DELIVERED, fold, split_reply
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
     from nats.js.api import PubAck, RawStreamMsg
 
-    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.delivery import Delivery
 
 _ORDER = "nats-"
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import report
-from otel_messaging.core.state import keep
+from otel_messaging.instrumentation.state import keep
 
-from .telling import inherited
+from .nested_calls import inherited
 
 if TYPE_CHECKING:
     from collections.abc import Callable

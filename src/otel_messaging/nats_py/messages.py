@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.state import find
-from otel_messaging.core.telemetry import Incoming
+from otel_messaging.core.requests import Incoming
+from otel_messaging.instrumentation.state import find
 
-from .reading import DELIVERED, describe, fold, split_reply, stored, subscribed
+from .readers import DELIVERED, describe, fold, split_reply, stored, subscribed
 
 if TYPE_CHECKING:
     from otel_messaging.core.operations import Operation

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.patching import Patch
-from otel_messaging.core.settling import settles
+from otel_messaging.instrumentation.patching import Patch
+from otel_messaging.instrumentation.settling import settles
 
 from .adapter import Nats
 from .client import wrap_close
+from .nested_calls import wrap_silently
 from .publishing import wrap_async_reply, wrap_jetstream_publish, wrap_publish, wrap_publish_async, wrap_request
 from .pulling import wrap_fetch, wrap_next_msg, wrap_pull_subscribe
 from .services import wrap_respond_error
 from .stores import ENTRIES, OBJECTS, WATCHERS, wrap_get_msg
 from .subscribing import wrap_aiter, wrap_anext, wrap_cancel, wrap_subscribe, wrap_subscribe_bind
-from .telling import wrap_silently
 
 
 def _delay(delay: float | None = None) -> v.Attributes:

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.state import find
+from otel_messaging.instrumentation.state import find
 
 from .limits import is_too_large, limits_of, size_of
+from .nested_calls import NOTHING, Told, acknowledged, here, inherited, tell, telling
 from .services import replied
-from .telling import NOTHING, Told, acknowledged, here, inherited, tell, telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable

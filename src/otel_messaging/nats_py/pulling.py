@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.batch import Batch, Single
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.scope import watch
-from otel_messaging.core.state import keep
+from otel_messaging.instrumentation.loops import watch
+from otel_messaging.instrumentation.message_list import Batch, Single
+from otel_messaging.instrumentation.state import keep
 
 from .client import Client, Deliveries
-from .reading import NUID, describe, fold, identify, split_reply, subscribed
-from .telling import NOTHING, Told, inherited
+from .nested_calls import NOTHING, Told, inherited
+from .readers import NUID, describe, fold, identify, split_reply, subscribed
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from otel_messaging.core.operations import Delivery, Moment, Operation
-    from otel_messaging.core.scope import HeldByThread
+    from otel_messaging.core.delivery import Delivery
+    from otel_messaging.core.operations import Moment, Operation
     from otel_messaging.core.telemetry import One, Telemetry
+    from otel_messaging.instrumentation.loops import HeldByThread
 
     from .adapter import Nats
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .adapter import Nats
-    from .telling import Outcome
+    from .nested_calls import Outcome
 
 _SERVICE_ERROR = "Nats-Service-Error"
 _SERVICE_ERROR_CODE = "Nats-Service-Error-Code"

@@ -16,22 +16,23 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.scope import Shared
-from otel_messaging.core.state import find, keep
+from otel_messaging.instrumentation.loops import Shared
+from otel_messaging.instrumentation.state import find, keep
 
 from .client import Client
 from .looping import loops
-from .reading import fold, split_reply
-from .telling import NOTHING, Told, inherited, telling, wrap_silently
+from .nested_calls import NOTHING, Told, inherited, telling, wrap_silently
+from .readers import fold, split_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
 
-    from otel_messaging.core.operations import Delivery, Operation, Publication
-    from otel_messaging.core.scope import Held
+    from otel_messaging.core.delivery import Delivery
+    from otel_messaging.core.operations import Operation, Publication
     from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.instrumentation.loops import Held
 
     from .adapter import Nats
 

@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import guard, report
-from otel_messaging.core.scope import Shared, handle
-from otel_messaging.core.state import find, keep
+from otel_messaging.instrumentation.loops import Shared, handle
+from otel_messaging.instrumentation.state import find, keep
 
 from .client import Client
 from .looping import loops
-from .reading import consumed_from, subscribed
+from .readers import consumed_from, subscribed
 from .stores import watching
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.delivery import Delivery
     from otel_messaging.core.publish_batch import PublishBatch
 
 

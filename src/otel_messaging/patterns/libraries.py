@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import safety
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.instrumentor import MessagingInstrumentor
-from otel_messaging.core.lazily import home
-from otel_messaging.core.telemetry import Incoming
+from otel_messaging.core.requests import Incoming
+from otel_messaging.instrumentation.instrumentor import MessagingInstrumentor
+from otel_messaging.instrumentation.lazy_imports import home
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -12,7 +12,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from otel_messaging.core import safety
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.batch import Batch
+from otel_messaging.instrumentation.message_list import Batch
 
 from .blocks import Block
 from .libraries import is_headers, library_named, library_of, read_headers
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from contextlib import AbstractContextManager
 
-    from otel_messaging.core.operations import Delivery
-    from otel_messaging.core.telemetry import Incoming, Telemetry
+    from otel_messaging.core.delivery import Delivery
+    from otel_messaging.core.requests import Incoming
+    from otel_messaging.core.telemetry import Telemetry
 
     from .libraries import Library
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import safety
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.operations import error_type_of, handled_here
+from otel_messaging.core.delivery import handled_here
+from otel_messaging.core.operations import error_type_of
 
 if TYPE_CHECKING:
     from stamina.instrumentation import RetryDetails
     from tenacity import RetryCallState
 
-    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.delivery import Delivery
 
 
 def record_retry(details: RetryCallState | RetryDetails) -> None:

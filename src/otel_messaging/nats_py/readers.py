@@ -11,7 +11,7 @@ from otel_messaging.core.propagation import as_text, fields
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.delivery import Delivery
 
 
 _MESSAGE_ID = "nats-msg-id"

@@ -13,15 +13,16 @@ from opentelemetry.trace import get_current_span
 from otel_messaging.core import propagation, safety
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.contexts import attach, get_current
-from otel_messaging.core.instrumentor import active
-from otel_messaging.core.operations import error_type_of, handled_here, text_of
+from otel_messaging.core.delivery import handled_here
+from otel_messaging.core.operations import error_type_of, text_of
+from otel_messaging.instrumentation.instrumentor import active
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
 
-    from otel_messaging.core.operations import Delivery
+    from otel_messaging.core.delivery import Delivery
     from otel_messaging.core.telemetry import Telemetry
 
 PREFIX = "dead-letter-"

@@ -7,13 +7,13 @@ import weakref
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import safety
+from otel_messaging.core import safety
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .operations import Delivery
-    from .telemetry import Telemetry
+    from otel_messaging.core.delivery import Delivery
+    from otel_messaging.core.telemetry import Telemetry
 
 
 class Holder(Protocol):

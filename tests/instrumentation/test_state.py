@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
-from otel_messaging.core.state import find, keep
+from otel_messaging.instrumentation.state import find, keep
 
 
 class Owner:

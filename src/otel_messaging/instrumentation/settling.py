@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .safety import guard, report
+from otel_messaging.core.safety import guard, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .operations import Failure
-    from .vocabulary import Attributes
+    from otel_messaging.core.operations import Failure
+    from otel_messaging.core.vocabulary import Attributes
 
 
 class Ends(Protocol):

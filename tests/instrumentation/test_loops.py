@@ -16,8 +16,8 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.context import attach, detach, get_current
 
-from otel_messaging.core import scope
-from otel_messaging.core.scope import AsyncLoop, Held, Loop, handle
+from otel_messaging.instrumentation import loops
+from otel_messaging.instrumentation.loops import AsyncLoop, Held, Loop, handle
 from tests.support.recorder import shape, span_id
 
 
@@ -238,11 +238,11 @@ def test_a_telemetry_that_is_switched_off_ends_what_it_has_begun_and_nothing_els
 
 
 def test_a_consumer_that_is_gone_is_not_kept_to_be_switched_off(desk):
-    holders = len(scope._holders)
+    holders = len(loops._holders)
     held = Held()
-    assert len(scope._holders) == holders + 1
+    assert len(loops._holders) == holders + 1
     del held
-    assert len(scope._holders) == holders
+    assert len(loops._holders) == holders
 
 
 # Loops

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wrapt
 
-from . import safety
+from otel_messaging.core import safety
 
 if TYPE_CHECKING:
     from types import ModuleType

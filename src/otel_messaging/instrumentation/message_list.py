@@ -7,16 +7,18 @@ import sys
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from . import safety
-from .scope import HeldByThread, caller
+from otel_messaging.core import safety
+
+from .loops import HeldByThread, caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
     from typing import SupportsIndex
 
-    from .operations import Delivery
-    from .scope import Held
+    from otel_messaging.core.delivery import Delivery
+
+    from .loops import Held
 
 _LOOPS = frozenset({"FOR_ITER", "SEND", "YIELD_FROM"})
 _UNPACKINGS = frozenset({"UNPACK_SEQUENCE", "UNPACK_EX"})

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 import wrapt
 
-from otel_messaging.core.patching import Patch, Patches
+from otel_messaging.instrumentation.patching import Patch, Patches
 
 
 def shout(adapter, method):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .telemetry import Telemetry
+    from otel_messaging.core.telemetry import Telemetry
 
 ATTRIBUTE = "_otel_messaging"
 """Where it is kept: what is called per message looks itself, which is cheaper than a call to here."""

@@ -13,7 +13,7 @@ from multiprocessing.pool import ThreadPool
 
 import pytest
 
-from otel_messaging.core.batch import Batch, Single
+from otel_messaging.instrumentation.message_list import Batch, Single
 
 
 class Handling:

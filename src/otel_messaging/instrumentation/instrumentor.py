@@ -10,16 +10,19 @@ import wrapt
 from opentelemetry.instrumentation.dependencies import DependencyConflictError, get_dependency_conflicts
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from . import rivals, safety, settings
-from .lazily import InPatches
+from otel_messaging.core import safety, settings
+
+from . import conflicts
+from .lazy_imports import InPatches
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from opentelemetry.instrumentation.dependencies import DependencyConflict
 
+    from otel_messaging.core.telemetry import Telemetry
+
     from .patching import Patches
-    from .telemetry import Telemetry
 
 _logger = logging.getLogger("otel_messaging")
 _active: dict[str, _Tracing] = {}
@@ -44,10 +47,10 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     package: ClassVar[str]
     """The package that the application imports of the library. Whoever does not, has nothing of the adapter either."""
     patches = InPatches()
-    """What is replaced: each a `otel_messaging.core.patching.Patch`."""
+    """What is replaced: each a `otel_messaging.instrumentation.patching.Patch`."""
     adapter = InPatches()
     """The class that reads the library's objects."""
-    rivals: ClassVar[tuple[rivals.Rival, ...]] = ()
+    rivals: ClassVar[tuple[conflicts.Rival, ...]] = ()
     """Other instrumentations of the same library."""
     _unpatched: _Tracing | None = None
 
@@ -66,7 +69,7 @@ class MessagingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
                 _logger.error("%s: %s", self.entry_point, conflict)  # older loaders tell nobody
             raise DependencyConflictError(conflict)
         self._tracing = _active[self.library] = _Tracing(type(self), settings.load(kwargs), _known(kwargs))
-        self._rivalry = rivals.Rivalry(self.rivals, self.entry_point)
+        self._rivalry = conflicts.Rivalry(self.rivals, self.entry_point)
         self._rivalry.silence()
         wrapt.register_post_import_hook(self._tracing.patch, self.package)
 
@@ -110,7 +113,7 @@ class _Tracing:
         """What reads the library's objects, made when it is first needed."""
         with self._lock:
             if self._adapter is None:
-                from .telemetry import Telemetry
+                from otel_messaging.core.telemetry import Telemetry
 
                 telemetry = Telemetry(self._kind.library, self._chosen, **self._arguments)
                 self._adapter = self._kind.adapter(telemetry)

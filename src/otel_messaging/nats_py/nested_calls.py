@@ -10,7 +10,7 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.operations import Failure
 from otel_messaging.core.safety import report
 
-from .reading import sendable
+from .readers import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

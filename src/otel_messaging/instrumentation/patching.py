@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wrapt
 
-from . import safety
+from otel_messaging.core import safety
 
 if TYPE_CHECKING:
     from collections.abc import Callable

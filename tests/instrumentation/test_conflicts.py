@@ -8,7 +8,7 @@ import types
 import pytest
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from otel_messaging.core.rivals import Rival, Rivalry
+from otel_messaging.instrumentation.conflicts import Rival, Rivalry
 
 
 @pytest.fixture

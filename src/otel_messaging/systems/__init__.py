@@ -1,0 +1,1 @@
+"""What a broker tells, whichever client speaks to it."""
