@@ -11,6 +11,7 @@ from opentelemetry import context, trace
 from examples import brokers
 from otel_messaging.core import safety, settings
 from tests.support import clients
+from tests.support.desk import desk as desk  # a fixture
 from tests.support.drivers import DRIVERS
 from tests.support.recorder import Recorder
 

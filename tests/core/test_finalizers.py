@@ -160,7 +160,7 @@ def test_what_the_collector_lets_go_of_ends_with_its_own_time_at_the_next_ordina
     after = time.time_ns()
     assert recorder.spans() == []
     time.sleep(0.01)
-    assert office.telemetry.context() is get_current()
+    assert office.telemetry.active_context() is get_current()
     assert get_current() == {}
     span = recorder.span("receive orders")
     assert before <= span.end_time <= after
@@ -191,7 +191,7 @@ def test_it_does_not_end_inside_an_exporter(desk, recorder, watch):
     Knot(loop_over_a_list(office))
     gc.collect()
     with suppress_instrumentation():
-        assert office.telemetry.context() is None
+        assert office.telemetry.active_context() is None
         assert office.telemetry.outgoing() is None
     assert recorder.spans() == []
     office.telemetry.outgoing()
@@ -245,7 +245,7 @@ def test_nothing_begins_in_the_collector(desk, recorder, watch):
 
     class Talkative:
         def __del__(self):
-            seen.append((office.telemetry.context(), office.telemetry.outgoing()))
+            seen.append((office.telemetry.active_context(), office.telemetry.outgoing()))
 
     with baggage_of("user", "ada"):
         Knot(Talkative())
@@ -303,7 +303,7 @@ def test_what_is_published_together_ends_later_too(desk, recorder, watch):
     after = time.time_ns()
     assert recorder.spans() == []
     time.sleep(0.01)
-    office.telemetry.context()
+    office.telemetry.active_context()
     assert get_current() == {}
     together = recorder.span("batch_publish orders")
     assert before <= together.end_time <= after
@@ -325,7 +325,7 @@ def test_a_settlement_in_the_collector_is_an_event_at_its_own_time(desk, recorde
     before = time.time_ns()
     gc.collect()
     after = time.time_ns()
-    office.telemetry.context()
+    office.telemetry.active_context()
     delivery.end()
     (event,) = recorder.span("receive orders").events
     assert (event.name, dict(event.attributes)) == ("ack", {})
@@ -367,7 +367,7 @@ def test_a_forked_child_leaves_to_its_parent_what_was_put_aside(desk, recorder):
         os._exit(len(finalizers.aside))
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    office.telemetry.context()
+    office.telemetry.active_context()
     recorder.span("receive orders")
 
 

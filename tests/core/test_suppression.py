@@ -11,8 +11,8 @@ with suppress_instrumentation():
     from otel_messaging.core.telemetry import Telemetry
 
     telemetry = Telemetry("kafka_python", load({}))
-    assert telemetry.context() is None
-assert telemetry.context() is not None
+    assert telemetry.active_context() is None
+assert telemetry.active_context() is not None
 """
 
 

@@ -229,10 +229,10 @@ def test_a_telemetry_that_is_switched_off_ends_what_it_has_begun_and_nothing_els
     mine, other = desk(), desk()
     held[0].hold(mine.deliver("mine"))
     held[1].hold(other.deliver("other"))
-    mine.telemetry.close()
+    loops.switch_off(mine.telemetry)
     recorder.span("receive mine")
     assert current() is held[1].delivery.span
-    other.telemetry.close()
+    loops.switch_off(other.telemetry)
     recorder.span("receive other")
     assert get_current() is before
 
@@ -681,7 +681,7 @@ async def test_what_the_application_has_put_over_an_ended_message_stays(desk, re
     with recorder.tracer.start_as_current_span("work") as span:
         office.publish("in work").end()
     office.publish("after").end()
-    found = office.telemetry.context()
+    found = office.telemetry.active_context()
     assert recorder.span("publish in work").parent.span_id == span_id(span)
     assert recorder.span("publish after").parent is None
     assert found["mine"] == 7

@@ -61,11 +61,11 @@ class AioPika:
         state = find(queue.channel)
         if state is not None:
             state.asked(queue.name)
-        return Moment.now() if self.telemetry.context() is not None else None
+        return Moment.now() if self.telemetry.active_context() is not None else None
 
     def got(self, queue: Any, message: Any, began: Moment) -> None:
         """A queue has given one message."""
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is None:
             return
         source = self.source(queue.name, message._IncomingMessage__channel.connection)
@@ -86,7 +86,7 @@ class AioPika:
             error: the exception.
             began: when it was asked.
         """
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is not None and is_failure(error, is_closed(queue)):
             connection = transport(queue)
             if connection is not None:
@@ -104,7 +104,7 @@ class AioPika:
         return Last(settlement, partial(pulled.settled, identify(message), v.SETTLE_MULTIPLE in details))
 
     def _settlement(self, verb: str, message: Any, details: v.Attributes) -> Settlement | None:
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is None or message.processed:
             return None  # a message is settled once: the library says so itself
         if leaving.get() and message._IncomingMessage__channel.is_closed:

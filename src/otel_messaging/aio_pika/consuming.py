@@ -60,7 +60,7 @@ class Source:
             body: its body.
             identity: what tells it from others.
         """
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is None:
             return None
         headers = fold(properties.headers)

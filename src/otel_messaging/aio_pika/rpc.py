@@ -48,7 +48,7 @@ class Reply:
 
     def fail(self, error: BaseException | Failure, unless_failed: bool = False) -> None:
         """Answering has failed, and the caller will be told."""
-        context = self._pika.telemetry.context()
+        context = self._pika.telemetry.active_context()
         delivery = self._pika.delivery(self.call, context) if context is not None else None
         if delivery is not None and not (unless_failed and delivery.failed):
             delivery.fail(error)

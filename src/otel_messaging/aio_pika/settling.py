@@ -41,7 +41,7 @@ def wrap_process_exit(pika: AioPika, leave: Callable[..., Any]) -> Callable[...,
 
     async def wrapper(self: Any, kind: Any, error: Any, trace: Any) -> Any:
         try:
-            context = pika.telemetry.context() if error is not None else None
+            context = pika.telemetry.active_context() if error is not None else None
             delivery = pika.delivery(self.message, context) if context is not None else None
             if delivery is not None:
                 delivery.fail(error)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as runtime
 from opentelemetry.context import Context, create_key
-from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from .otel_private import attach as attach
+from .otel_private import get_current as get_current
+from .otel_private import reset_variable as _reset
 
+if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
 DELIVERY = create_key("otel-messaging-delivery")
@@ -31,13 +32,6 @@ class Batching(Context):
 
 KINDS = {DELIVERY: Handling, BATCH: Batching}
 """The contexts that `DELIVERY` and `BATCH` are put into."""
-
-# What the API's own functions call: two calls less, several times per message.
-_runtime = getattr(runtime, "_RUNTIME_CONTEXT", runtime)
-_variable = getattr(_runtime, "_current_context", None) if type(_runtime) is ContextVarsRuntimeContext else None
-get_current: Callable[[], Context] = _runtime.get_current if _variable is None else _variable.get
-attach: Callable[[Context], Any] = _runtime.attach if _variable is None else _variable.set
-_reset: Callable[[Any], None] | None = None if _variable is None else _variable.reset
 
 # The API keeps these keys to itself; a context that holds nothing else tells them.
 (SPAN,) = set_span_in_context(INVALID_SPAN, Context())

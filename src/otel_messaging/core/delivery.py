@@ -17,7 +17,7 @@ from .operations import _NOTHING, UNTOLD, Failure, Moment, Operation, Running
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from .telemetry import Telemetry
+    from .operations import Reporting
 
 
 class Lasting(Running):
@@ -58,7 +58,7 @@ class Delivery(Lasting):
 
     def __init__(
         self,
-        telemetry: Telemetry,
+        telemetry: Reporting,
         operation: Operation,
         span: Span,
         message: Any,
@@ -116,11 +116,11 @@ class Delivery(Lasting):
             self._error = error
 
     @property
-    def telemetry(self) -> Telemetry | None:
+    def telemetry(self) -> Reporting | None:
         """Who is told of the message; None where nobody is."""
         return self._telemetry if self._open else None
 
-    def is_told_to(self, telemetry: Telemetry) -> bool:
+    def is_told_to(self, telemetry: Reporting) -> bool:
         """Whether it is a telemetry that has begun it, even where that tells nobody."""
         return self._telemetry is telemetry
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from opentelemetry import metrics
 from opentelemetry.context import Context
 from opentelemetry.metrics import Observation
-from opentelemetry.metrics import _internal as meters
 from opentelemetry.trace import INVALID_SPAN
 
 from otel_messaging._version import __version__
@@ -21,6 +20,7 @@ from . import fork, safety, settings
 from . import vocabulary as v
 from .contexts import SPAN
 from .finalizers import end_aside
+from .otel_private import has_meter_provider, stands_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -292,23 +292,19 @@ def meter_of(scope: str, provider: MeterProvider | None, schema_url: str | None)
         provider: what makes meters; the global one if None.
         schema_url: of the vocabulary in force.
     """
-    known = _unset.get((scope, schema_url)) if provider is None and _is_unset() else None
+    known = _unset.get((scope, schema_url)) if provider is None and not has_meter_provider() else None
     if known is None:
         known = metrics.get_meter(scope, __version__, provider, schema_url)
-        if provider is None and _is_unset():
+        if provider is None and not has_meter_provider():
             _unset[scope, schema_url] = known
     return known
-
-
-def _is_unset() -> bool:
-    return getattr(meters, "_METER_PROVIDER", 0) is None
 
 
 def _ledger_of(meter: Meter) -> _Ledger:
     """What is kept for a meter, also if it was known before its provider was, as one that stands for it."""
     for known in list(_ledgers.keyrefs()):
         found = known()
-        if found is not None and (found is meter or getattr(found, "_real_meter", None) is meter):
+        if found is not None and (found is meter or stands_for(found, meter)):
             ledger = _ledgers[found]()
             if ledger is not None:
                 return ledger

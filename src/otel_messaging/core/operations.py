@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import _internal as meters
 from opentelemetry.trace import Status, StatusCode
 
 from . import safety
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from .metrics import OperationMetrics
-    from .telemetry import Telemetry
 
 _OK = Status(StatusCode.OK)
 _NOTHING = Context()
@@ -102,6 +100,30 @@ UNTOLD = Operation("", trace.SpanKind.PRODUCER, {}, v.Destination(""), (), (), N
 """That of a message of which nobody is told."""
 
 
+class Reporting(Protocol):
+    """What an operation that has begun, and a helper that finds it, need of the telemetry in force."""
+
+    vocabulary: v.Vocabulary
+    publish_hook: Any
+
+    def is_metered(self) -> bool:
+        """Return whether anybody collects metrics."""
+
+    def active_context(self) -> Context | None:
+        """Return the current context; None while instrumentation is off or suppressed."""
+
+    def excludes(self, destination: v.Destination) -> bool:
+        """Return whether a destination is excluded."""
+
+    def prepared(self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts) -> Operation:
+        """Return an operation, made when it is first asked for."""
+
+    def count(
+        self, name: str, destination: v.Destination, facts: v.Facts, error: BaseException | Failure | None
+    ) -> None:
+        """Count a message that could not be handled."""
+
+
 class Running:
     """An operation that has begun: its span, and when it began.
 
@@ -113,7 +135,7 @@ class Running:
     _hidden = False
     """Whether the application cannot have set the span's status, since it has never seen it."""
 
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, started: float) -> None:
+    def __init__(self, telemetry: Reporting, operation: Operation, span: Span, started: float) -> None:
         self._telemetry = telemetry
         self._started: float | None = started  # by the performance counter, in seconds; 0 where it does not matter
         self._open = True
@@ -144,7 +166,7 @@ class Running:
         try:
             span, ended = self.span, None
             if self.operation.metrics and (
-                self._telemetry._metered or getattr(meters, "_METER_PROVIDER", 0) is not None
+                self._telemetry.is_metered()
             ):  # before the span ends: processors and exporters take their time
                 ended = time.perf_counter() if stopped is None else stopped.clock
             try:
@@ -180,7 +202,7 @@ class Publication(Running):
 
     __slots__ = ("_hidden", "carrier", "sent")
 
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
+    def __init__(self, telemetry: Reporting, operation: Operation, span: Span, carrier: dict[str, str]) -> None:
         self._telemetry = telemetry
         self._started = time.perf_counter() if operation.timed else 0.0
         self._open = True
@@ -196,6 +218,15 @@ class Publication(Running):
 
     end = Running._finish
     """The broker has answered, or will not."""
+
+
+class CountsMessages(Protocol):
+    """What the messages that are published in a context are counted by."""
+
+    def add(
+        self, telemetry: Reporting, operation: Operation, span: Span, carrier: dict[str, str], facts: v.Facts
+    ) -> Publication:
+        """Return one more message that is on its way."""
 
 
 class Settlement:

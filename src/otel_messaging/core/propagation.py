@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry import baggage, propagate
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
-from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import (
     DEFAULT_TRACE_STATE,
@@ -23,6 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from . import safety
 from .contexts import SPAN
 from .headers import harmless, is_sendable
+from .otel_private import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,8 +64,7 @@ def _know() -> _Known:
     propagator = propagate.get_global_textmap()
     if _known.propagator is not propagator:
         names = frozenset(name.lower() for name in propagator.fields if isinstance(name, str))
-        parts = getattr(propagator, "_propagators", None) if type(propagator) is CompositePropagator else None
-        kinds = [type(part) for part in parts or ()]
+        kinds = [type(part) for part in parts_of(propagator)]
         _known = _Known(propagator, names, kinds == [TraceContextTextMapPropagator, W3CBaggagePropagator])
     return _known
 

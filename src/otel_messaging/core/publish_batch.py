@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from .operations import Operation
-    from .telemetry import Telemetry
+    from .operations import Operation, Reporting
 
 
 class PublishBatch(Lasting):
@@ -47,7 +46,7 @@ class PublishBatch(Lasting):
         "_whereabouts",
     )
 
-    def __init__(self, telemetry: Telemetry, operation: Operation, span: Span, context: Context) -> None:
+    def __init__(self, telemetry: Reporting, operation: Operation, span: Span, context: Context) -> None:
         super().__init__(telemetry, operation, span, time.perf_counter())
         self._lock = threading.Lock()
         self.done = False
@@ -65,7 +64,7 @@ class PublishBatch(Lasting):
         self._open, self.done = False, True
 
     def add(
-        self, telemetry: Telemetry, operation: Operation, span: Span, carrier: dict[str, str], facts: v.Facts
+        self, telemetry: Reporting, operation: Operation, span: Span, carrier: dict[str, str], facts: v.Facts
     ) -> Publication:
         """One more message is on its way.
 
@@ -163,7 +162,7 @@ class _Member(Publication):
 
     def __init__(
         self,
-        telemetry: Telemetry,
+        telemetry: Reporting,
         operation: Operation,
         span: Span,
         carrier: dict[str, str],

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import _internal as meters
 from opentelemetry.trace import INVALID_SPAN, Link, set_span_in_context
 
 from otel_messaging._version import __version__
-from otel_messaging.instrumentation.loops import switch_off
 
 from . import fork, propagation, safety
 from . import vocabulary as v
@@ -35,6 +33,7 @@ from .delivery import Delivery, without_ended
 from .finalizers import aside, end_aside, finalizing, is_finalizing
 from .metrics import Metrics, meter_of
 from .operations import UNTOLD, Failure, Moment, Operation, Publication, Pull, Running, Settlement, error_type_of
+from .otel_private import has_meter_provider, has_no_sdk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from .metrics import Lag
-    from .publish_batch import PublishBatch
+    from .operations import CountsMessages
     from .requests import PublishRequest
     from .settings import Settings
 
@@ -104,14 +103,13 @@ class Telemetry:
             delivery = delivery._outer
 
     def close(self) -> None:
-        """Tell of nothing more: what is handled ends, and what was counted is handed over."""
+        """Record nothing more, and hand over what was counted."""
         self.enabled = False
         end_aside()
-        switch_off(self)
         if self._metrics is not None:
             self._metrics.close()
 
-    def context(self) -> Context | None:
+    def active_context(self) -> Context | None:
         """The current context; None while instrumentation is off or suppressed, and inside the cyclic collector."""
         if not self.enabled or (finalizing and is_finalizing()):
             return None
@@ -135,16 +133,16 @@ class Telemetry:
             return None
         context = get_current()
         if context:
-            return self.context()
+            return self.active_context()
         if aside:
             end_aside()
-        if self._global and getattr(trace, "_TRACER_PROVIDER", 0) is None and _is_idle() and propagation.is_standard():
+        if self._global and has_no_sdk() and propagation.is_standard():
             return None
         return context
 
     def is_metered(self) -> bool:
         """Whether anybody collects metrics, which the API does not tell."""
-        return self._metered or getattr(meters, "_METER_PROVIDER", 0) is not None
+        return self._metered or has_meter_provider()
 
     def operation(self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts) -> Operation:
         """Prepare an operation.
@@ -197,7 +195,7 @@ class Telemetry:
         Returns:
             The message on its way. For an excluded destination its span does nothing, and the context is passed on.
         """
-        if operation.excluded or (context and self._global and _is_idle()):
+        if operation.excluded or (context and self._global and has_no_sdk()):
             around: Any = context.get(SPAN)
             return Publication(self, UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         if DELIVERY in context:
@@ -220,7 +218,7 @@ class Telemetry:
         except CancelledError as error:
             raise safety.PlainError(_CANCELLED) from error
         if BATCH in context:
-            counting: PublishBatch = context[BATCH]  # type: ignore[assignment]
+            counting: CountsMessages = context[BATCH]  # type: ignore[assignment]
             return counting.add(self, operation, span, propagation.inject(span, context), facts)
         return Publication(self, operation, span, propagation.inject(span, context))
 
@@ -248,7 +246,7 @@ class Telemetry:
         Returns:
             The span; None where nobody is told of it.
         """
-        if operation.excluded or (self._global and _is_idle()):
+        if operation.excluded or (self._global and has_no_sdk()):
             return None
         return self._start(operation, context, operation.attributes.copy())
 
@@ -263,7 +261,7 @@ class Telemetry:
         Returns:
             The call. For an excluded destination its span does nothing.
         """
-        if operation.excluded or (self._global and _is_idle()):
+        if operation.excluded or (self._global and has_no_sdk()):
             around: Any = context.get(SPAN)
             return Publication(self, UNTOLD, INVALID_SPAN, propagation.inject(around or INVALID_SPAN, context))
         attributes = self.vocabulary.write(operation.attributes.copy(), facts)
@@ -310,7 +308,7 @@ class Telemetry:
         """
         if operation.excluded:
             return None
-        if self._global and getattr(trace, "_TRACER_PROVIDER", 0) is None and _is_idle():
+        if self._global and has_no_sdk():
             return self._pass_on(headers, message, context) if headers or context else None
         attributes = operation.attributes.copy()
         keys = self._keys  # what follows is Vocabulary.write, without a call for facts with one name
@@ -336,11 +334,7 @@ class Telemetry:
             span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
         except CancelledError as error:
             raise safety.PlainError(_CANCELLED) from error
-        if (
-            waited is not None
-            and operation.waiting is not None
-            and (self._metered or getattr(meters, "_METER_PROVIDER", 0) is not None)
-        ):
+        if waited is not None and operation.waiting is not None and (self._metered or has_meter_provider()):
             operation.waiting[0].record(waited, operation.waiting[1], Context({SPAN: span}))
         delivery = Delivery(self, operation, span, message, context)
         if self._current:
@@ -374,7 +368,7 @@ class Telemetry:
         Returns:
             What is being handled; None when its destination is excluded, or there is nothing to tell or to pass on.
         """
-        idle = self._global and _is_idle()
+        idle = self._global and has_no_sdk()
         if operation.excluded or (idle and not context and not any(headers for _, headers in messages)):
             return None
         first = messages[0][1]
@@ -613,8 +607,3 @@ def _call(name: str, hook: Callable[[Span, Any], Any], running: Publication | De
     except BaseException as error:
         running.end(error)
         raise
-
-
-def _is_idle() -> bool:
-    """Whether there is no SDK: what is told of goes nowhere. The API has no cheap way to ask."""
-    return getattr(trace, "_TRACER_PROVIDER", 0) is None and getattr(meters, "_METER_PROVIDER", 0) is None

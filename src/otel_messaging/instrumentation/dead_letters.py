@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_messaging.core.delivery import Delivery
-    from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.core.operations import Reporting
 
 PREFIX = "dead-letter-"
 ORIGINAL = PREFIX + "original-"
@@ -104,7 +104,7 @@ class DeadLetter:
         concerns: Callable[[Delivery], bool],
     ) -> None:
         self._library = library
-        self._telemetry: Telemetry | None = None
+        self._telemetry: Reporting | None = None
         self._origin = v.Destination(origin)
         self._facts: v.Facts = ((v.SYSTEM, system),)
         self._headers = headers
@@ -135,7 +135,7 @@ class DeadLetter:
     def _begin(self) -> None:
         delivery = handled_here()
         telemetry = active(self._library) or (delivery.telemetry if delivery is not None else None)
-        context = telemetry.context() if telemetry is not None else None
+        context = telemetry.active_context() if telemetry is not None else None
         if telemetry is None or context is None:
             return
         span = get_current_span(context)

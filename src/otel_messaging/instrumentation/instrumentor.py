@@ -136,9 +136,18 @@ class _Tracing:
         with self._lock:
             self._closed = True
             if self._adapter is not None:
-                self._adapter.telemetry.close()
+                _switch_off(self._adapter.telemetry)
             if self._patches is not None:
                 self._patches.remove()
+
+
+def _switch_off(telemetry: Telemetry) -> None:
+    """Record nothing more: what is handled ends first, since it is counted, too."""
+    from .loops import switch_off
+
+    telemetry.enabled = False
+    switch_off(telemetry)
+    telemetry.close()
 
 
 def active(library: str) -> Telemetry | None:

@@ -103,7 +103,7 @@ class Consumer:
             began: when it asked for them.
         """
         self._end_current()
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is None:
             return
         sources = {tp: self.listed(tp.topic, tp.partition) for tp, records in polled.items() if records}
@@ -140,13 +140,13 @@ class Consumer:
 
     def fail(self, error: Exception, began: Moment) -> None:
         """Asking for lists of records has raised an exception."""
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is not None:
             self.telemetry.receive(self._call(list(self._assignment)), (), (), context, began, error)
 
     def settlement(self, verb: str, offsets: Any = None) -> Ends | None:
         """Begin to commit offsets, those of all partitions if none are given."""
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         partitions = list(self._assignment) if offsets is None else _partitions(offsets)
         if context is None or partitions is None:
             return None
@@ -262,7 +262,7 @@ class Consumer:
 
     def _end_current(self) -> None:
         """The record that is handled in this thread is handled. Other threads have lists of their own."""
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         current = self.telemetry.current_delivery(context) if context is not None else None
         for held in self._polled:
             if current is not None and held.delivery is current:
@@ -300,7 +300,7 @@ def _handler(consumer: Consumer, source: _Source) -> Callable[[Any], Delivery | 
 
     def begin(record: Any) -> Delivery | None:
         try:
-            context = consumer.telemetry.context()
+            context = consumer.telemetry.active_context()
             if context is None:
                 return None
             behind = consumer._behind(source.partition, record) if consumer._tells_lag else None
@@ -345,7 +345,7 @@ def wrap_next(kafka: Kafka, advance: Callable[..., Any]) -> Callable[..., Any]:
             forget_handled()  # the thread's last record, if another thread has asked since: that has ended its handling
             raise
         try:
-            context = telemetry.context()
+            context = telemetry.active_context()
             if context is not None:
                 if state is None or state.telemetry is not telemetry:
                     state = kafka.consumer(self)
@@ -379,7 +379,7 @@ def wrap_poll(kafka: Kafka, poll: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         began, in_loop = None, False
         try:
-            if telemetry.context() is not None:
+            if telemetry.active_context() is not None:
                 in_loop = _is_asked_by_iterator(*args, **kwargs)
                 began = Moment.now() if in_loop else kafka.consumer(self).ask()
         except Exception as error:

@@ -109,7 +109,7 @@ class Producer:
 
     def settlement(self, verb: str) -> Settlement | None:
         """Begin a step of a transaction. It is told of the message that is being handled, of whatever library."""
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is None:
             return None
         return self.telemetry.settle(verb, self.operation(""), self.telemetry.current_delivery(context), (), {})

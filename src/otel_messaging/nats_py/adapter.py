@@ -75,7 +75,7 @@ class Nats:
         return Last(settlement, partial(asked.settled, message))
 
     def _settlement(self, verb: str, message: Any, details: v.Attributes, asked: Asked | None) -> Settlement | None:
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is None or not message.reply or (message._ackd and verb != "in_progress"):
             return None  # a message is settled once: the library says so itself, or swallows it after a callback
         delivery = self.telemetry.current_delivery(context)
@@ -100,11 +100,11 @@ class Nats:
             for asked in set(client.pulled.values()):
                 if asked.source == source:
                     asked.asked()
-        return Moment.now() if self.telemetry.context() is not None else None
+        return Moment.now() if self.telemetry.active_context() is not None else None
 
     def got(self, subscription: Any, message: Any, began: Moment) -> None:
         """A subscription has given one message."""
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is not None:
             keep(subscription, self.telemetry, Asked).hand_out(message, context, began)
 
@@ -126,7 +126,7 @@ class Nats:
 
     def fetched(self, pulling: Any, messages: list[Any], began: Moment) -> list[Any]:
         """A pull subscription has given messages. Returns what the application gets instead of the list."""
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is None or not messages:
             return messages
         state = keep(pulling._sub, self.telemetry, Asked)
@@ -143,7 +143,7 @@ class Nats:
             error: the exception.
             began: when it was asked.
         """
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is None or subscription is None:
             return
         if not is_failure(error, subscription._conn.is_closed or subscription._closed):

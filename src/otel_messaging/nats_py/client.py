@@ -222,7 +222,7 @@ class Deliveries:
     def hand_out(self, message: Any) -> Delivery | None:
         """The application has a message."""
         try:
-            context = self.telemetry.context()
+            context = self.telemetry.active_context()
             silent = self._client.is_silent(message.subject)
             if context is None or (silent and not message.subject.startswith(GIVEN_UP)):
                 return None

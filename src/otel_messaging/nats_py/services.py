@@ -34,7 +34,7 @@ def wrap_respond_error(nats: Nats, respond: Callable[..., Any]) -> Callable[...,
 
     async def wrapper(self: Any, code: Any, description: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            context = nats.telemetry.context()
+            context = nats.telemetry.active_context()
             delivery = nats.telemetry.current_delivery(context) if context is not None else None
             if delivery is not None and delivery.message is self._msg:
                 delivery.fail(sys.exc_info()[1] or Failure(str(code), str(description)))

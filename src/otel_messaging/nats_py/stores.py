@@ -219,7 +219,7 @@ class Watched:
 
     def hand_out(self, update: Any) -> Delivery | None:
         """The application has an update: an entry, or what is known of an object. Other things tell of the watcher."""
-        context = self.telemetry.context()
+        context = self.telemetry.active_context()
         if context is None or not hasattr(update, "bucket"):
             return None
         if hasattr(update, "key"):

@@ -157,7 +157,7 @@ def process_batch(messages: Collection[Any], /, *, destination: str | None = Non
 def _start(source: _Source) -> Delivery | None:
     adapter = source.library.instrumentor.reader()
     telemetry: Telemetry = adapter.telemetry
-    context = telemetry.context()
+    context = telemetry.active_context()
     if context is None:
         return None
     (incoming,) = source.read(adapter)
@@ -176,7 +176,7 @@ def _start(source: _Source) -> Delivery | None:
 def _start_batch(source: _Source) -> Delivery | None:
     adapter = source.library.instrumentor.reader()
     telemetry: Telemetry = adapter.telemetry
-    context = telemetry.context()
+    context = telemetry.active_context()
     if context is None:
         return None
     messages = source.read(adapter)

@@ -23,7 +23,7 @@ def _start(destination: str, system: str | None) -> PublishBatch | None:
         library = library_named(system)
         system = library.system
     telemetry: Telemetry = library.instrumentor.reader().telemetry
-    context = telemetry.context()
+    context = telemetry.active_context()
     if context is None:
         return None
     known = telemetry.whereabouts if system is not None else ()

@@ -41,7 +41,7 @@ def record_retry(details: RetryCallState | RetryDetails) -> None:
     try:
         delivery = handled_here()
         telemetry = delivery.telemetry if delivery is not None else None
-        if delivery is not None and telemetry is not None and telemetry.context() is not None:
+        if delivery is not None and telemetry is not None and telemetry.active_context() is not None:
             number, error, again = _read(details)
             _tell(delivery, number, error, again)
             if again:

@@ -20,11 +20,11 @@ class Desk:
 
     def publish(self, name="orders", headers=None, facts=(), **destination):
         operation = self.operation(v.PUBLISH, "publish", name, **destination)
-        return self.telemetry.publish(operation, facts, headers, self.telemetry.context())
+        return self.telemetry.publish(operation, facts, headers, self.telemetry.active_context())
 
     def deliver(self, name="orders", headers=None, facts=(), **destination):
         operation = self.operation(v.DELIVER, "process", name, **destination)
-        return self.telemetry.deliver(operation, facts, headers, None, self.telemetry.context())
+        return self.telemetry.deliver(operation, facts, headers, None, self.telemetry.active_context())
 
 
 @pytest.fixture
