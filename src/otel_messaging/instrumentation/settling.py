@@ -1,16 +1,19 @@
-"""Methods that tell the broker what became of a message."""
+"""Methods that tell the broker the outcome of a message."""
 
 from __future__ import annotations
 
+import inspect
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from otel_messaging.core.safety import guard, report
+from otel_messaging.core.safety import guard
+
+from .wrapping import around
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_messaging.core.operations import Failure
-    from otel_messaging.core.vocabulary import Attributes
 
 
 class Ends(Protocol):
@@ -42,50 +45,43 @@ class Last:
 
 
 class Settles(Protocol):
-    """An adapter whose messages can be settled."""
+    """An adapter whose messages, or whose consumers, can settle."""
 
-    def settlement(self, verb: str, message: Any, details: Attributes) -> Ends | None:
-        """Begin to settle a message of the library."""
+    def settlement(self, verb: str, owner: Any, details: Any) -> Ends | None:
+        """Begin to settle a message: of the object whose method is called."""
 
 
-def settles(
-    verb: str, details: Callable[..., Attributes]
-) -> Callable[[Settles, Callable[..., Any]], Callable[..., Any]]:
-    """The replacement of a method that settles its message.
+def settles(verb: str, details: Callable[..., Any]) -> Callable[[Any, Callable[..., Any]], Callable[..., Any]]:
+    """Make the replacement of a method that settles, and returns, or is awaited, when that is done.
 
     Args:
         verb: the library's own word for it.
-        details: reads what is told from the method's arguments; it has the method's own signature, without ``self``.
+        details: reads what the adapter's ``settlement`` is told of the method's arguments, by their names.
+
+    Returns:
+        The `Patch.wrap` of the method.
     """
 
-    def wrap(adapter: Settles, method: Callable[..., Any]) -> Callable[..., Any]:
-        async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-            settlement = _begin(adapter, verb, self, _read(details, args, kwargs))
-            try:
-                result = await method(self, *args, **kwargs)
-            except BaseException as error:
-                if settlement is not None:
-                    settlement.end(error)
-                raise
-            if settlement is not None:
-                settlement.end()
-            return result
+    def before(adapter: Settles, owner: Any, *arguments: Any) -> Ends | None:
+        return adapter.settlement(verb, owner, details(*arguments))
 
-        return wrapper
-
-    return wrap
+    own = inspect.signature(details).parameters.values()
+    first = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("adapter", "owner")]
+    before.__signature__ = inspect.Signature([*first, *own])  # type: ignore[attr-defined]
+    return around(before, settled, settling_failed)
 
 
-def _read(details: Callable[..., Attributes], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Attributes | None:
-    try:
-        return details(*args, **kwargs)
-    except Exception:
-        return None  # wrong arguments: the library says so itself
+def settled(settlement: Ends, result: Any) -> Any:
+    """The call has returned.
+
+    Args:
+        settlement: what was begun before it.
+        result: what it has returned, which is passed on.
+    """
+    settlement.end()
+    return result
 
 
-def _begin(adapter: Settles, verb: str, message: Any, details: Attributes | None) -> Ends | None:
-    try:
-        return None if details is None else adapter.settlement(verb, message, details)
-    except Exception as error:
-        report(f"settling a message by {verb}", error)
-        return None
+def settling_failed(settlement: Ends, error: BaseException) -> None:
+    """The call has raised an exception."""
+    settlement.end(error)

@@ -16,6 +16,10 @@ from .stores import ENTRIES, OBJECTS, WATCHERS, wrap_get_msg
 from .subscribing import wrap_aiter, wrap_anext, wrap_cancel, wrap_subscribe, wrap_subscribe_bind
 
 
+def _nothing() -> v.Attributes:
+    return {}
+
+
 def _delay(delay: float | None = None) -> v.Attributes:
     return {v.SETTLE_DELAY: float(delay)} if delay else {}
 
@@ -51,11 +55,11 @@ patches = (
     Patch(*_MSG, "respond", wrap_silently),
     Patch(*_REQUEST, "respond", wrap_silently, since="2.9"),
     Patch(*_REQUEST, "respond_error", wrap_respond_error, since="2.9"),
-    Patch(*_MSG, "ack", settles("ack", dict)),
-    Patch(*_MSG, "ack_sync", settles("ack", lambda timeout=None: {})),  # noqa: ARG005
+    Patch(*_MSG, "ack", settles("ack", _nothing)),
+    Patch(*_MSG, "ack_sync", settles("ack", _nothing)),
     Patch(*_MSG, "nak", settles("nak", _delay)),
-    Patch(*_MSG, "in_progress", settles("in_progress", dict)),
-    Patch(*_MSG, "term", settles("term", dict)),
+    Patch(*_MSG, "in_progress", settles("in_progress", _nothing)),
+    Patch(*_MSG, "term", settles("term", _nothing)),
     *(Patch(*_ENTRIES, name, wrap) for name, wrap in ENTRIES.items()),
     *(Patch(*_OBJECTS, name, wrap) for name, wrap in OBJECTS.items()),
     *(Patch(_ENTRIES[0], "KeyValue.KeyWatcher", name, wrap) for name, wrap in WATCHERS.items()),
