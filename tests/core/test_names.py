@@ -11,6 +11,7 @@ from opentelemetry.context import get_current
 from otel_messaging.core import metrics, settings
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.metrics import NAMES
+from otel_messaging.core.operations import Failure
 
 FACTS = ((v.SYSTEM, "nats"),)
 NAME, TEMPLATE = "messaging.destination.name", "messaging.destination.template"
@@ -136,3 +137,56 @@ def test_what_waits_is_told_apart_by_name_and_added_up_where_it_is_not(desk, rec
 def test_the_lag_of_what_is_excluded_is_nobodys(desk):
     office = desk(settings.Settings(excluded_destinations=("health",)))
     assert office.telemetry.lag(v.Destination("health"), FACTS) is None
+
+
+def test_what_waits_is_told_apart_by_all_that_a_sender_may_have_made_up(desk, recorder, caplog):
+    office = desk()
+    lags = []
+    for number in range(3 * NAMES):
+        facts = (*FACTS, (v.NATS_STREAM, f"made-up-{number}"), (v.NATS_GROUP, "consumer"))
+        lags.append(office.telemetry.lag(v.Destination("orders"), facts))
+        lags[-1].value = 1
+    found = recorder.metrics()["messaging.consumer.lag"]
+    assert len(found) == NAMES + 1
+    assert [one for one in found if one[0][NAME] != "orders"] == [
+        ({NAME: "_OTHER", "messaging.system": "nats"}, 2 * NAMES)
+    ]
+    assert len(caplog.records) == 1
+
+
+def test_partitions_are_the_brokers_own_and_all_told_apart(desk, recorder, caplog):
+    office = desk()
+    lags = [
+        office.telemetry.lag(
+            v.Destination("orders"), ((v.SYSTEM, "kafka"), (v.GROUP, "g"), (v.KAFKA_PARTITION, number))
+        )
+        for number in range(NAMES + 5)
+    ]
+    for lag in lags:
+        lag.value = 1
+    assert len(recorder.metrics()["messaging.consumer.lag"]) == NAMES + 5
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("mode", ["guide", "semconv"])
+def test_errors_above_the_limit_are_not_told_apart(desk, recorder, caplog, mode):
+    """Whoever answers a request may make up an error for each."""
+    office = desk(mode)
+    operation = office.operation(v.DELIVER, "process", "orders", FACTS)
+
+    def fail(error_type):
+        delivery = office.telemetry.deliver(operation, (), None, None, get_current())
+        delivery.end(Failure(error_type, "no"))
+
+    for number in range(3 * NAMES):
+        fail(f"made-up-{number}")
+        office.telemetry.count(v.DEAD_LETTERED, v.Destination("orders"), FACTS, Failure(f"made-up-{number}", ""))
+    fail("made-up-1")
+    found = recorder.metrics()
+    for metric, again in ((COUNTERS[mode], 1), (DURATIONS[mode], 1), (v.DEAD_LETTERED, 0)):
+        values = {attributes["error.type"]: value for attributes, value in found[metric] if "error.type" in attributes}
+        assert len(values) == NAMES + 1
+        assert (values["made-up-1"], values["_OTHER"]) == (1 + again, 2 * NAMES)
+    (record,) = caplog.records
+    assert "1000 errors" in record.getMessage()
+    assert "made-up" not in record.getMessage()

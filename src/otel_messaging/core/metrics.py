@@ -7,6 +7,7 @@ import logging
 import threading
 import weakref
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from opentelemetry import metrics
@@ -23,7 +24,7 @@ from .finalizers import end_aside
 from .otel_private import has_meter_provider, stands_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider
     from opentelemetry.trace import Span
@@ -39,7 +40,8 @@ _PATIENCE = 1.0
 
 
 NAMES = 1000
-"""How many destinations each instrument tells apart. Whoever sends messages may make up their names."""
+"""How many destinations each instrument tells apart, and failures of them. Whoever sends messages may make them up."""
+_FULL_OF_ERRORS = "%s: metrics have %d errors of destinations already, and count all others as %s"
 _FULL = (
     "%s: metrics have %d names of destinations already, and count all others as %s; where names are made up per device,"
     " user or the like, let one stand for them: %s=devices.*.status"
@@ -118,7 +120,8 @@ class Metrics:
                 names.write(attributes, ((v.OPERATION_TYPE, action.type or None),))
             if tally is not None or timer is not None:
                 factor = 1000.0 if duration == v.PROCESSING_DURATION else 1.0
-                made.append(OperationMetrics(tally, timer, factor, attributes))
+                failed = partial(ledger.failed, duration or "")
+                made.append(OperationMetrics(tally, timer, factor, attributes, failed))
         return tuple(made)
 
     def waiting(self, verb: str, destination: v.Destination, facts: v.Facts) -> tuple[Histogram, v.Attributes]:
@@ -130,7 +133,7 @@ class Metrics:
         """Count what became of one message that could not be handled."""
         attributes = self._attributes(self._names, name, "process", destination, facts)
         if error_type is not None:
-            attributes[v.ERROR_TYPE] = error_type
+            attributes = self._ledger.failed(name, attributes, error_type)
         self._ledger.counter(name).add(1, attributes)
 
     def lag(self, destination: v.Destination, facts: v.Facts, holds: Callable[[], bool] | None = None) -> Lag:
@@ -141,8 +144,12 @@ class Metrics:
             facts: what else tells them from others: system, group, partition.
             holds: whether the consumer still has what they wait for; always if None.
         """
-        other = not self._ledger.knows(v.CONSUMER_LAG, self._names.low_name(destination))
-        made = Lag(self._names.write(self._names.place(destination, other), facts), destination.name, holds)
+        name = self._names.low_name(destination)
+        where = [value for fact, value in facts if fact != v.KAFKA_PARTITION]  # of which a topic has what it has
+        other = not self._ledger.knows(v.CONSUMER_LAG, (name, *where) if any(where) else name)
+        told = [pair for pair in facts if pair[0] in (v.SYSTEM, v.KAFKA_PARTITION)] if other else facts
+        itself = (destination.name, facts) if other else destination.name
+        made = Lag(self._names.write(self._names.place(destination, other), told), itself, holds)
         self._ledger.lags[made] = None
         return made
 
@@ -177,8 +184,9 @@ class _Ledger:
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
         self._tallies: dict[tuple[Any, ...], _Tally] = {}
-        self._names: defaultdict[str, set[str]] = defaultdict(set)
-        self._full = False
+        self._names: defaultdict[str, set[Hashable]] = defaultdict(set)
+        self._errors: defaultdict[str, set[Hashable]] = defaultdict(set)
+        self._full = self._full_of_errors = False
         self._flushing = threading.Lock()
         # Never exported, since it never has a value: its callback is how one learns that metrics are being collected.
         # Its name is its own, because the SDK keeps the first callback for a name, whatever meter it was given to.
@@ -213,29 +221,40 @@ class _Ledger:
             self._histograms[name] = found
         return found
 
-    def knows(self, instrument: str, name: str) -> bool:
+    def knows(self, instrument: str, name: Hashable) -> bool:
         """Whether an instrument tells a destination from others: the first thousand, as long as this lasts.
 
         Args:
             instrument: its name.
-            name: that of the destination, or what stands for it; empty for none.
+            name: that of the destination, or what stands for it, and what else tells it from others; empty for none.
         """
-        names = self._names[instrument]
-        if name in names or not name:
-            return True
-        if len(names) < NAMES:
-            names.add(name)
+        if not name or _has_room(self._names[instrument], name):
             return True
         if not self._full:
             self._full = True
             _logger.warning(_FULL, self.meter.name, NAMES, v.OTHER, settings.variable("destination_templates"))
         return False
 
+    def failed(self, instrument: str, attributes: v.Attributes, error_type: str) -> v.Attributes:
+        """The attributes of what has failed: an instrument tells the first thousand errors of destinations apart.
+
+        Args:
+            instrument: its name.
+            attributes: of what has succeeded.
+            error_type: what went wrong. Whoever answers may have made it up.
+        """
+        if not _has_room(self._errors[instrument], (error_type, *sorted(attributes.items()))):
+            if not self._full_of_errors:
+                self._full_of_errors = True
+                _logger.warning(_FULL_OF_ERRORS, self.meter.name, NAMES, v.OTHER)
+            error_type = v.OTHER
+        return {**attributes, v.ERROR_TYPE: error_type}
+
     def tally(self, counter: str, attributes: v.Attributes) -> _Tally:
         """What counts for a counter with these attributes, for all operations that have them."""
         key = (counter, *sorted(attributes.items()))
         found = self._tallies.get(key)
-        return found or self._tallies.setdefault(key, _Tally(self.counter(counter), attributes))
+        return found or self._tallies.setdefault(key, _Tally(self, counter, attributes))
 
     def flush(self) -> None:
         """Hand over what was counted."""
@@ -271,12 +290,22 @@ class _Ledger:
 
     def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
         """What waits at destinations that are not told apart is added up."""
-        found: defaultdict[tuple[tuple[str, Any], ...], dict[str, int]] = defaultdict(dict)
+        found: defaultdict[tuple[tuple[str, Any], ...], dict[Hashable, int]] = defaultdict(dict)
         for lag in _alive(self.lags):
             waiting = lag.waiting()
             if waiting is not None:
                 found[tuple(lag.attributes.items())][lag.name] = waiting
         return [Observation(sum(each.values()), dict(attributes), _NOWHERE) for attributes, each in found.items()]
+
+
+def _has_room(known: set[Hashable], one: Hashable) -> bool:
+    """Whether one is among the first thousand."""
+    if one in known:
+        return True
+    if len(known) >= NAMES:
+        return False
+    known.add(one)
+    return True
 
 
 _ledgers: weakref.WeakKeyDictionary[Meter, weakref.ref[_Ledger]] = weakref.WeakKeyDictionary()
@@ -318,7 +347,7 @@ class Lag:
 
     Args:
         attributes: what they wait for.
-        name: the destination's own.
+        name: the destination's own, and what else tells it from others that are added up with it.
         holds: whether the consumer still has that: a partition may be lost in the middle of a call; always if None.
 
     Attributes:
@@ -327,7 +356,7 @@ class Lag:
 
     __slots__ = ("__weakref__", "_holds", "attributes", "name", "value")
 
-    def __init__(self, attributes: v.Attributes, name: str, holds: Callable[[], bool] | None = None) -> None:
+    def __init__(self, attributes: v.Attributes, name: Hashable, holds: Callable[[], bool] | None = None) -> None:
         self.attributes = attributes
         self.name = name
         self.value: int | None = None
@@ -347,10 +376,12 @@ class _Tally:
     counter, and needs no end.
     """
 
-    __slots__ = ("_attributes", "_counter", "_given", "_looks", "_next", "add")
+    __slots__ = ("_attributes", "_counter", "_given", "_ledger", "_looks", "_name", "_next", "add")
 
-    def __init__(self, counter: Counter, attributes: v.Attributes) -> None:
-        self._counter = counter
+    def __init__(self, ledger: _Ledger, name: str, attributes: v.Attributes) -> None:
+        self._ledger = ledger
+        self._name = name
+        self._counter = ledger.counter(name)
         self._attributes = attributes
         self.start()
 
@@ -370,7 +401,9 @@ class _Tally:
 
     def count(self, number: int, error_type: str | None, context: Context) -> None:
         """Count messages that are counted together, or that failed, in the context of their span."""
-        attributes = self._attributes if error_type is None else {**self._attributes, v.ERROR_TYPE: error_type}
+        attributes = self._attributes
+        if error_type is not None:
+            attributes = self._ledger.failed(self._name, attributes, error_type)
         self._counter.add(number, attributes, context)
 
     def flush(self) -> None:
@@ -391,14 +424,20 @@ class OperationMetrics:
         timed: whether it matters how long the operation took.
     """
 
-    __slots__ = ("_attributes", "_duration", "_factor", "_tally", "timed")
+    __slots__ = ("_attributes", "_duration", "_factor", "_failed", "_tally", "timed")
 
     def __init__(
-        self, tally: _Tally | None, duration: Histogram | None, factor: float, attributes: v.Attributes
+        self,
+        tally: _Tally | None,
+        duration: Histogram | None,
+        factor: float,
+        attributes: v.Attributes,
+        failed: Callable[[v.Attributes, str], v.Attributes],
     ) -> None:
         self._tally = tally
         self._duration = duration
         self._factor = factor
+        self._failed = failed
         self._attributes = attributes
         self.timed = duration is not None
 
@@ -417,5 +456,5 @@ class OperationMetrics:
             elif count or error_type is not None:
                 self._tally.count(count, error_type, Context({SPAN: span}))
         if self._duration is not None and seconds is not None:
-            attributes = self._attributes if error_type is None else {**self._attributes, v.ERROR_TYPE: error_type}
+            attributes = self._attributes if error_type is None else self._failed(self._attributes, error_type)
             self._duration.record(seconds * self._factor, attributes, Context({SPAN: span}))
