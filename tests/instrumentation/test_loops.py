@@ -568,6 +568,38 @@ async def test_a_callback_is_called_where_nothing_is_told():
     assert await handle(lambda _: None, callback, 1) == 1
 
 
+class Failing:
+    """The handling of a message, whose end fails."""
+
+    token = None
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def end(self, error=None):
+        raise self.kind("ours")
+
+
+@pytest.mark.parametrize("kind", [ValueError, MemoryError, asyncio.CancelledError])
+@pytest.mark.parametrize("where", ["begin", "end"])
+async def test_a_mistake_of_ours_reaches_neither_a_callback_nor_who_calls_it(kind, where, lenient, caplog):
+    failing, error = Failing(kind), OSError("theirs")
+
+    def begin(_):
+        return failing if where == "end" else failing.end()
+
+    async def callback(message):
+        if message is error:
+            raise error
+        return message
+
+    assert await handle(begin, callback, 1) == 1
+    with pytest.raises(OSError, match="theirs") as caught:
+        await handle(begin, callback, error)
+    assert caught.value is error
+    assert [kind.__name__ in record.getMessage() for record in caplog.records] == [True]
+
+
 async def test_callbacks_at_the_same_time_do_not_mix(desk, recorder):
     office = desk()
 

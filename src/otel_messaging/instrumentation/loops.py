@@ -23,6 +23,7 @@ class Holder(Protocol):
         """Instrumentation is switched off: what a telemetry tells of is handled."""
 
 
+_CALLBACK = "calling back with a message"
 _TAKEN = object()
 _holders: set[weakref.ref[Any]] = set()
 
@@ -386,7 +387,7 @@ async def handle(
     """Call a callback with a message, and keep the message's span current meanwhile.
 
     Args:
-        begin: starts to handle a message. It never raises.
+        begin: starts to handle a message, and returns None where nobody is told of that.
         callback: the application's.
         message: what the callback is called with.
 
@@ -396,14 +397,21 @@ async def handle(
     Raises:
         BaseException: whatever the callback raises.
     """
-    delivery = begin(message)
+    delivery = None
+    try:
+        delivery = begin(message)
+    except safety.MISTAKES as error:
+        safety.report(_CALLBACK, error)
     try:
         result = await callback(message)
     except BaseException as error:
         if delivery is not None:
-            delivery.end(error)
+            safety.guard(_CALLBACK, delivery.end, error)
         raise
     if delivery is not None:
-        delivery.end()
+        try:
+            delivery.end()
+        except safety.MISTAKES as error:
+            safety.report(_CALLBACK, error)
         delivery.token = None  # the tasks that the callback has started keep the delivery, and need not keep this
     return result
