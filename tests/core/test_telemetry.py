@@ -139,3 +139,14 @@ def test_a_task_that_a_handler_has_started_may_answer_when_the_handler_is_over(d
     delivery.end()
     later.run(lambda: office.publish("answers.7").end())
     assert [span.name for span in recorder.producers(1)] == ["publish"]
+
+
+def test_a_settlement_that_outlives_the_handling_is_told_to_nobody(desk, recorder, caplog):
+    """A consumer may be closed while a message of it is being acknowledged."""
+    office = desk()
+    delivery = office.deliver()
+    settlement = office.telemetry.settle("ack", delivery.operation, delivery, (), {})
+    delivery.end()
+    settlement.end()
+    assert recorder.span("receive orders").events == ()
+    assert caplog.records == []

@@ -153,14 +153,17 @@ async def test_a_loop_that_outlives_switching_off_and_on_is_traced_again_to_its_
     listener = await prepared(driver, 2)
     before, seen = context.get_current(), []
 
-    def body(message):
+    async def body(message):
         seen.append(trace.get_current_span())
         if len(seen) == 1:
             driver.instrumentor().uninstrument()
             driver.instrumentor().instrument(**recorder.providers)
+        await driver.publish(driver.name())
 
     await driver.loop(listener, 2, body, after=lambda: seen.append(context.get_current() is before))
     assert [span_id(span) for span in recorder.consumers(2)] == [span_id(span) for span in seen[:2]]
+    published = recorder.producers(4)[2:]
+    assert [span.parent and span.parent.span_id for span in published] == [None, span_id(seen[1])]
     assert seen[2]
     assert context.get_current() is before
 
@@ -240,4 +243,25 @@ async def test_what_is_handled_of_a_watchers_updates_ends(connect, recorder):
     driver.instrumentor().uninstrument()
     assert context.get_current() == {}
     assert recorder.open.spans == {}
+    await watcher.stop()
+
+
+@pytest.mark.parametrize("library", ["nats_py"])
+async def test_a_watcher_that_outlives_switching_off_and_on_is_traced_again(connect, recorder):
+    driver = await connect()
+    bucket = await driver.client.jetstream().create_key_value(bucket=driver.name(), storage="memory")
+    for key in ("first", "second"):
+        await bucket.put(key, b"value")
+    watcher, name, seen = await bucket.watchall(), driver.name(), []
+    async for update in watcher:
+        seen.append(update.key)
+        if len(seen) == 1:
+            driver.instrumentor().uninstrument()
+            driver.instrumentor().instrument(**recorder.providers)
+        else:
+            handling = trace.get_current_span()
+            await driver.publish(name)
+            break
+    assert seen == ["first", "second"]
+    assert recorder.span(f"publish {name}").parent.span_id == span_id(handling)
     await watcher.stop()

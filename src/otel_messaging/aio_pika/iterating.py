@@ -10,7 +10,7 @@ import wrapt
 from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.operations import Moment
 from otel_messaging.core.safety import guard, report
-from otel_messaging.instrumentation.loops import AsyncLoop, Shared
+from otel_messaging.instrumentation.loops import AsyncLoop, shared_since
 from otel_messaging.instrumentation.state import find, keep
 
 from .readers import identify
@@ -31,8 +31,7 @@ class _Iterated:
 
     def __init__(self, telemetry: Telemetry, iterator: Any) -> None:
         self.telemetry = telemetry
-        before = find(iterator)
-        self.shared: Shared = Shared() if before is None else before.shared  # which loops have
+        self.shared = shared_since(find(iterator))  # which loops have
         self._queue = iterator._amqp_queue
         self._channel: Any = None
         self._source: Source | None = None

@@ -257,7 +257,8 @@ class Settlement:
 
     def _tell(self, details: v.Attributes, at: int | None) -> None:
         try:
-            self._span.add_event(self._verb, details, at)
+            if self._span.is_recording():  # what consumes the message may have been closed meanwhile
+                self._span.add_event(self._verb, details, at)
         except safety.MISTAKES as failure:
             safety.report(f"recording {self._verb!r}", failure)
 

@@ -356,6 +356,20 @@ class Shared:
             self._left = held
 
 
+def shared_since(before: Any) -> Shared:
+    """What an iterator has handed out, also before instrumentation was switched off and on again.
+
+    Args:
+        before: what was kept for the iterator until then, which shares it no more and may be collected at any time;
+            None if there is nothing.
+    """
+    if before is None:
+        return Shared()
+    shared: Shared = before.shared
+    before.shared = Shared()
+    return shared
+
+
 class _HeldByLoop(Held):
     """What one loop of several over an iterator has."""
 

@@ -16,7 +16,7 @@ from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.safety import guard, report
-from otel_messaging.instrumentation.loops import Shared
+from otel_messaging.instrumentation.loops import shared_since
 from otel_messaging.instrumentation.state import find, keep
 
 from .client import Client
@@ -206,8 +206,7 @@ class Watched:
 
     def __init__(self, telemetry: Telemetry, watcher: Any) -> None:
         self.telemetry = telemetry
-        before = find(watcher)
-        self.shared: Shared = Shared() if before is None else before.shared  # which loops have
+        self.shared = shared_since(find(watcher))  # which loops have
         self._store = keep(watcher._js, telemetry, Store)
         self._store.client.watched.add(self)
         self._writers: Cache[Any, Any] = Cache()

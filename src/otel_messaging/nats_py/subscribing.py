@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.safety import guard, report
-from otel_messaging.instrumentation.loops import Shared, handle
+from otel_messaging.instrumentation.loops import handle, shared_since
 from otel_messaging.instrumentation.state import find, keep
 
 from .client import Client
@@ -31,8 +31,7 @@ class _Iterated:
 
     def __init__(self, telemetry: Telemetry, iterator: Any) -> None:
         self.telemetry = telemetry
-        before = find(iterator)
-        self.shared: Shared = Shared() if before is None else before.shared  # which loops have
+        self.shared = shared_since(find(iterator))  # which loops have
         subscription = iterator._sub
         self.client = keep(subscription._conn, telemetry, Client)
         self.deliveries = self.client.deliveries(*subscribed(subscription))
