@@ -20,5 +20,5 @@ __getattr__ = exports(
     AioPikaInstrumentor="aio_pika",
     KafkaPythonInstrumentor="kafka_python",
     NatsPyInstrumentor="nats_py",
-    PublishRequest="core.telemetry",
+    PublishRequest="core.requests",
 )

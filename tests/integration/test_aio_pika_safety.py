@@ -52,7 +52,7 @@ BROKEN = [
     (loops.Shared, "enter"),
     (loops.Shared, "exit"),
     (loops.Shared, "close"),
-    (telemetry.Telemetry, "context"),
+    (telemetry.Telemetry, "active_context"),
     (telemetry.Telemetry, "outgoing"),
     (telemetry.Telemetry, "publish"),
     (telemetry.Telemetry, "deliver"),

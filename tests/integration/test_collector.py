@@ -87,7 +87,7 @@ class Telemetry:
 
     enabled = True
 
-    def context(self):
+    def active_context(self):
         return None
 
 

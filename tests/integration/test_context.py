@@ -502,9 +502,9 @@ async def test_messages_asked_for_inside_a_span_each_leave_nothing_behind(connec
 def test_a_loop_that_lasts_until_the_interpreter_exits_says_nothing():
     program = """
 import logging
-from otel_messaging.core import scope
+from otel_messaging.instrumentation import loops
 logging.basicConfig()
-loop = scope.Loop(iter(()), scope.Held())
+loop = loops.Loop(iter(()), loops.Held())
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert ended.stderr == ""

@@ -11,7 +11,7 @@ async def main(name):
     connection = await aio_pika.connect_robust(os.environ["RABBITMQ_URL"])
     async with connection:
         channel = await connection.channel()
-        queue = await channel.declare_queue(name, auto_delete=True)
+        queue = await channel.declare_queue(name, arguments={"x-expires": 60_000})
         handled = asyncio.Event()
 
         async def handle(message):

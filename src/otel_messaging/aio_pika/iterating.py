@@ -10,7 +10,7 @@ import wrapt
 from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.operations import Moment
 from otel_messaging.core.safety import guard, report
-from otel_messaging.instrumentation.loops import AsyncLoop, shared_since
+from otel_messaging.instrumentation.loops import AsyncLoop, Shared, shared_since
 from otel_messaging.instrumentation.state import find, keep
 
 from .readers import identify
@@ -30,6 +30,7 @@ class _Iterated:
     """What is kept for an iterator over a queue."""
 
     def __init__(self, telemetry: Telemetry, iterator: Any) -> None:
+        self.shared = Shared()  # first: the finalizer needs it, whatever fails here
         self.telemetry = telemetry
         self.shared = shared_since(find(iterator))  # which loops have
         self._queue = iterator._amqp_queue
