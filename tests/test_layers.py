@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,9 @@ def test_an_adapter_is_not_named_outside_of_it():
         if part_of(name) in ENGINE | {"patterns"}
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("package", ["", "patterns", *LIBRARIES])
+def test_every_public_name_is_there(package):
+    module = importlib.import_module(f"otel_messaging.{package}".rstrip("."))
+    assert [name for name in module.__all__ if getattr(module, name, None) is None] == []
