@@ -24,6 +24,8 @@ Owner = TypeVar("Owner")
 
 finalizing: set[int] = set()
 """The threads in which the collector is at work: nearly always none, which costs little to see."""
+_within: set[int] = set()
+"""Those in which it is at work below a `finalizer`, which goes on after it."""
 aside: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 """What is to be called in an ordinary call: nearly always nothing."""
 _at_exit: list[object] = []
@@ -82,16 +84,20 @@ def finalizer(method: Callable[[Owner], None]) -> Callable[[Owner], None]:
 
 
 def _watch_collector(phase: str, _info: dict[str, int]) -> None:
+    thread = get_ident()
     if phase == "start":
-        finalizing.add(get_ident())
+        (_within if thread in finalizing else finalizing).add(thread)
+    elif thread in _within:
+        _within.discard(thread)
     else:
-        finalizing.discard(get_ident())
+        finalizing.discard(thread)
 
 
 def disown() -> None:
     """In a forked child: what was put aside is for the parent to end, and the collector's other threads are gone."""
     aside.clear()
-    finalizing.intersection_update((get_ident(),))
+    for threads in (finalizing, _within):
+        threads.intersection_update((get_ident(),))
 
 
 gc.callbacks.append(_watch_collector)

@@ -157,10 +157,10 @@ class Running:
             stopped: when the operation really ended, if that was before.
             count: how many messages it was about.
         """
-        if not self._open:
-            return
-        if finalizing and is_finalizing():
+        if finalizing and self._open and is_finalizing():
             put_aside(self._finish, portable(error), facts, stopped or Moment.now(), count)
+            return
+        if not self._open:  # and no call before it is noted: two threads may be here
             return
         self._open = False
         try:
