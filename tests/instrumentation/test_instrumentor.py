@@ -7,6 +7,8 @@ import importlib
 import importlib.metadata
 import logging
 import operator
+import os
+import threading
 
 import pytest
 from opentelemetry.instrumentation.dependencies import DependencyConflict, DependencyConflictError
@@ -161,3 +163,30 @@ def test_each_has_an_instance_of_its_own():
 
 def test_what_it_depends_on_is_what_it_supports(instrumentor):
     assert tuple(instrumentor().instrumentation_dependencies()) == instrumentor.requirements
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize("lock", [("_tracing", "_lock"), ("_tracing", "_adapter", "_adding")], ids=".".join)
+def test_a_forked_child_waits_for_no_lock_that_a_thread_of_its_parent_has_held(recorder, instrument, lock):
+    instrument(KafkaPythonInstrumentor)
+    instrumentor = KafkaPythonInstrumentor()
+    instrumentor.reader()
+    find = operator.attrgetter(".".join(lock))
+    holding, done = threading.Event(), threading.Event()
+
+    def hold():
+        with find(instrumentor):
+            holding.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holding.wait(10)
+    child = os.fork()
+    if not child:
+        os._exit(0 if find(instrumentor).acquire(timeout=5) else 1)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -10,7 +10,7 @@ import wrapt
 from opentelemetry.instrumentation.dependencies import DependencyConflictError, get_dependency_conflicts
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from otel_messaging.core import safety, settings
+from otel_messaging.core import fork, safety, settings
 
 from . import conflicts
 from .lazy_imports import InPatches
@@ -108,6 +108,11 @@ class _Tracing:
         self._adapter: Any = None
         self._patches: Patches | None = None
         self._closed = False
+        fork.watch(self)
+
+    def disown(self) -> None:
+        """In a forked child, which has none of the threads that may have held the lock."""
+        self._lock = threading.RLock()
 
     def adapter(self) -> Any:
         """What reads the library's objects, made when it is first needed."""

@@ -54,6 +54,7 @@ class Kafka:
 
     def disown(self) -> None:
         """In a forked child, which has none of the clients' threads: what its parent sent is its parent's."""
+        self._adding = threading.Lock()
         for producer in self._producers:
             producer.pending.clear()
         for consumer in self._consumers:
