@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from . import safety
-from .contexts import DELIVERY, KINDS, SPAN, attach, get_current, recording, renew
+from .contexts import DELIVERY, KINDS, SPAN, SUPPRESSION, Handling, attach, get_current, recording, renew
 from .finalizers import finalizing, is_finalizing, put_aside
 from .operations import _NOTHING, UNTOLD, Failure, Moment, Operation, Running
 
@@ -95,7 +95,7 @@ class Delivery(Lasting):
         else:
             current = get_current()
             if current.get(DELIVERY) is self:  # also if it was ended before, but in another context
-                if self._outer is None and current.get(SPAN) is self.span:
+                if self._outer is None and type(current) is Handling:
                     attach(self._previous)  # as below, in the most usual case
                 else:
                     self._restore(current)
@@ -183,7 +183,9 @@ class Delivery(Lasting):
         try:
             if current.get(SPAN) is not self.span and recording(current) is not None:
                 return
-            attach(self._previous if self._outer is None else self.before()[0])
+            previous = self._previous if self._outer is None else self.before()[0]
+            suppressed = {key: value for key, value in current.items() if key in SUPPRESSION}
+            attach(Context({**previous, **suppressed}) if suppressed else previous)  # it goes on, around more messages
         except safety.MISTAKES as error:  # the span need not be the SDK's
             safety.report("restoring a context", error)
 
