@@ -408,6 +408,23 @@ def test_a_loop_is_the_consumer_to_all_who_ask(consumer):
         loop.missing  # noqa: B018
 
 
+def test_a_loop_over_what_is_a_block_is_a_block(consumer):
+    seen = []
+
+    class Block(Consumer):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            seen.append(error)
+
+    block = Block.__new__(Block)
+    block.__dict__.update(vars(consumer))
+    with iter(block) as entered:
+        assert entered is block
+    assert seen == [(None, None, None)]
+
+
 class Copied:
     """A consumer that can be copied."""
 

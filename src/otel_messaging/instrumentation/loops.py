@@ -277,6 +277,12 @@ class Loop(_Loop):
         del self  # an error that the library keeps keeps this frame, which must not keep the loop
         return type(consumer).__next__(consumer)
 
+    def __enter__(self) -> Any:
+        return self._consumer.__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._consumer.__exit__(*error)
+
 
 class AsyncLoop(_Loop):
     """An ``async for`` loop over a consumer."""
