@@ -8,7 +8,7 @@ import contextlib
 import functools
 
 import pytest
-from opentelemetry import baggage, context, trace
+from opentelemetry import baggage, context, propagate, trace
 
 from tests.support.kafka_python import (  # noqa: F401 (fixtures)
     QUIET,
@@ -18,6 +18,7 @@ from tests.support.kafka_python import (  # noqa: F401 (fixtures)
     plain,
     stack,
 )
+from tests.support.propagators import Telling
 from tests.support.recorder import shape, span_id
 
 pytestmark = QUIET
@@ -84,6 +85,17 @@ def test_headers_of_a_class_of_the_application_s_own_are_taken_as_the_library_ta
     span = recorder.span(f"publish {plain.topic}")
     if expected == ("sent",):
         assert [carried(record) for record in sent(plain, 2)] == [[], [span_id(span)]]
+
+
+def test_what_a_propagator_writes_is_there_once_though_it_does_not_tell_its_names(application, stack):
+    stack.callback(propagate.set_global_textmap, propagate.get_global_textmap())
+    propagate.set_global_textmap(Telling())
+    given = [("a", b"1"), ("uberctx-User", b"old"), ("uber-trace-id", b"old"), ("uberctx-other", b"its own")]
+    application.producer().send(application.topic, b"v", headers=given, partition=0).get(10)
+    (record,) = sent(application, 1)
+    kept = [("a", b"1"), ("uberctx-other", b"its own")]
+    assert record.headers == [*kept, ("uber-trace-id", b"new"), ("uberctx-user", b"new")]
+    assert len(given) == 4
 
 
 def test_a_context_that_was_carried_before_is_replaced_and_linked(application, recorder):

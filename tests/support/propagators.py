@@ -81,3 +81,16 @@ class Odd(TextMapPropagator):
 
     def extract(self, carrier, context=None, getter=default_getter):
         return context
+
+
+class Telling(TextMapPropagator):
+    """Tells one name, and writes another one, too, as Jaeger's propagator does for baggage."""
+
+    fields = frozenset({"uber-trace-id"})
+
+    def inject(self, carrier, context=None, setter=default_setter):
+        setter.set(carrier, "uber-trace-id", "new")
+        setter.set(carrier, "uberctx-user", "new")
+
+    def extract(self, carrier, context=None, getter=default_getter):
+        return context

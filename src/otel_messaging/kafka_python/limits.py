@@ -41,7 +41,7 @@ class Sending(NamedTuple):
             headers: those that it has.
         """
         own: list[Any] = self.given or []
-        others = without_fields(own)
+        others = without_fields(own, self.carrier)
         added = headers[len(others) + len(self.carrier) :]  # by a serializer
         return [*(own if well_formed(own) else others), *added]
 

@@ -100,7 +100,7 @@ class Producer:
         if headers is not None:
             if type(headers) is not list and not (self._takes_subclasses and isinstance(headers, list)):
                 return headers
-            sent = without_fields(headers)
+            sent = without_fields(headers, carrier)
             if not well_formed(sent):
                 return headers
         for name, text in carrier.items():

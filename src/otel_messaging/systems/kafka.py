@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.propagation import as_text, fields
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 SYSTEM = ((v.SYSTEM, "kafka"),)
 TOMBSTONE = ((v.BODY_SIZE, 0), (v.KAFKA_TOMBSTONE, True))
+_NOTHING: dict[str, str] = {}
 _HUGE = 10**100  # Python refuses to write the longest numbers out
 
 
@@ -75,9 +79,16 @@ def readable(headers: Any) -> dict[str, Any] | None:
     return {name: item[1] for item in headers if len(item) == 2 and (name := _name(item)) is not None}
 
 
-def without_fields(headers: list[Any]) -> list[Any]:
-    """Headers without those that the propagator writes, whatever form these have."""
+def without_fields(headers: list[Any], carrier: Mapping[str, str] = _NOTHING) -> list[Any]:
+    """Headers without those that the propagator writes, whatever form these have.
+
+    Args:
+        headers: the headers.
+        carrier: what it has written now: baggage may have names that it does not tell beforehand.
+    """
     own = fields()
+    if not carrier.keys() <= own:
+        own = own.union(name.lower() for name in carrier)
     return [item for item in headers if _name(item) not in own]
 
 
