@@ -380,6 +380,16 @@ def suspend(generator):
     return None
 
 
+def test_lists_that_the_application_puts_together_keep_what_each_record_is(two_topics, recorder):
+    consumer, topics = two_topics
+    one, other = poll_both(consumer).values()
+    one += [*other, "the end"]
+    assert len([record for record in one]) == 3  # noqa: C416 (a loop)
+    for topic in topics:
+        span = recorder.span(f"process {topic}")
+        assert span.attributes["messaging.destination.name"] == topic
+
+
 def test_the_next_records_end_what_a_suspended_loop_has(application, recorder):
     application.fill(b"a")
     consumer = application.consumer()

@@ -303,8 +303,13 @@ def _handler(consumer: Consumer, source: _Source) -> Callable[[Any], Delivery | 
             context = consumer.telemetry.active_context()
             if context is None:
                 return None
-            behind = consumer._behind(source.partition, record) if consumer._tells_lag else None
-            return consumer._deliver(source, record, behind, context)
+            try:
+                is_elsewhere = (record.topic, record.partition) != source.partition
+            except AttributeError:
+                return None  # the application has put something of its own into the list
+            own = consumer.listed(record.topic, record.partition) if is_elsewhere else source  # or lists into one
+            behind = consumer._behind(own.partition, record) if consumer._tells_lag else None
+            return consumer._deliver(own, record, behind, context)
         except Exception as error:
             report("looping over records", error)
             return None
