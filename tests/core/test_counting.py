@@ -280,7 +280,7 @@ def test_instrumenting_again_and_again_leaves_nothing_behind(recording, unset, p
         tracemalloc.stop()
     wanted = [tracemalloc.Filter(True, ours.__file__), tracemalloc.Filter(True, "*/opentelemetry/*metrics/*")]
     grown = after.filter_traces(wanted).compare_to(before.filter_traces(wanted), "filename")
-    assert sum(one.size_diff for one in grown) < 2000
+    assert sum(one.size_diff for one in grown) < 5000  # less than one object each time; tables grow by leaps
     if provided:
         assert len(recording.provider._measurement_consumer._async_instruments) == 2
 
