@@ -298,6 +298,14 @@ def test_what_takes_all_at_once_is_seen_however_often_it_has_run():
     assert [handled(list) for _ in range(50)] == [0] * 50
 
 
+@pytest.mark.parametrize("before", ["for message in batch:", "for message in (message for message in batch):"])
+def test_a_loop_is_seen_however_long_its_body_is(before):
+    for length in (10, 100, 300, 40_000):  # the argument of its instruction has one, two and three bytes
+        body = "\n".join(["    message = message"] * length)
+        program = compile(f"{before}\n{body}", "program", "exec")
+        assert handled(lambda batch, program=program: exec(program, {"batch": batch})) == 3
+
+
 @contextlib.contextmanager
 def traced():
     """What debuggers and coverage do."""

@@ -142,7 +142,7 @@ class _BatchLoop:
         code, at, name = self._asked
         if frame.f_code is not code or frame.f_lasti != at:
             code, at = frame.f_code, frame.f_lasti
-            name = "" if _is_pool(frame) else opcode.opname[code.co_code[at]]
+            name = "" if _is_pool(frame) else _instruction(code.co_code, at)
             self._asked = (code, at, name)  # at one stroke: threads may share an iterator, too
         return name
 
@@ -162,6 +162,13 @@ class _BatchLoop:
             self._batch.held.leave(self._token, caller())
         except Exception as error:
             safety.report("leaving a loop", error)
+
+
+def _instruction(code: bytes, at: int) -> str:
+    """The name of the instruction at an index. Until Python 3.10 one whose argument is long is found at its prefixes."""
+    while code[at] == opcode.EXTENDED_ARG:
+        at += 2
+    return opcode.opname[code[at]]
 
 
 def _is_pool(frame: FrameType) -> bool:
