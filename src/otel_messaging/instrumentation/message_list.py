@@ -165,7 +165,7 @@ class _BatchLoop:
 
 
 def _instruction(code: bytes, at: int) -> str:
-    """The name of the instruction at an index. Until Python 3.10 one whose argument is long is found at its prefixes."""
+    """The name of the instruction at an index. Until Python 3.10 that may be of the prefixes of a long argument."""
     while code[at] == opcode.EXTENDED_ARG:
         at += 2
     return opcode.opname[code[at]]
