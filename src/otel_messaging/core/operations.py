@@ -266,7 +266,7 @@ class Settlement:
 def error_type_of(error: BaseException | Failure) -> str:
     """The value of ``error.type``."""
     if isinstance(error, Failure):
-        return error.type
+        return v.cut(error.type)
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 

@@ -186,6 +186,16 @@ def cut(text: str) -> str:
     return short if short.isascii() else short.encode(errors="replace").decode()
 
 
+def named(value: Any) -> str | None:
+    """What is recorded of a name that somebody may have made up, as in JSON: nothing where it is no text."""
+    return cut(value) if isinstance(value, str) else None
+
+
+def counted(value: Any) -> int | None:
+    """The same of a number: no exporter encodes one that is too large, nor anything else that was sent with it."""
+    return value if type(value) is int and 0 <= value <= LARGEST else None
+
+
 class Action(NamedTuple):
     """A kind of operation, in both vocabularies.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 
 if TYPE_CHECKING:
@@ -54,12 +55,13 @@ class Limits:
             size: what it would have been without anything of ours, in bytes.
             stream: the stream's name, where it has told that.
         """
-        stream = stream or self._streams.get(subject, subject)
+        stream = v.named(stream) or self._streams.get(subject, subject)
         self._note(subject, stream)
         self.sizes.put(stream, min(size, self.sizes.get(stream, size)))
 
     def accepted(self, subject: str, size: int, stream: str) -> None:
         """A stream has stored a message: it takes at least as large ones, perhaps since its limit was raised."""
+        stream = v.named(stream) or subject
         self._note(subject, stream)
         if size > self.sizes.get(stream, size):
             self.sizes[stream] = size

@@ -80,11 +80,11 @@ def here() -> Told | None:
 
 
 def acknowledged(acknowledgement: Any) -> Outcome:
-    """A stream tells where it has stored a message."""
+    """A stream tells where it has stored a message, or anybody does who has subscribed to the subject."""
     return None, (
-        (v.NATS_STREAM, acknowledgement.stream),
-        (v.NATS_SEQUENCE, acknowledgement.seq),
-        (v.NATS_DUPLICATE, acknowledgement.duplicate or None),
+        (v.NATS_STREAM, v.named(acknowledgement.stream)),
+        (v.NATS_SEQUENCE, v.counted(acknowledgement.seq)),
+        (v.NATS_DUPLICATE, True if acknowledgement.duplicate else None),
     )
 
 

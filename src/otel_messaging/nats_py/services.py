@@ -26,7 +26,7 @@ def replied(reply: Any) -> Outcome:
     if not headers or _SERVICE_ERROR not in headers:
         return None, ()
     code, description = as_text(headers.get(_SERVICE_ERROR_CODE)), as_text(headers[_SERVICE_ERROR])
-    return Failure(v.cut(code or _SERVICE_ERROR), v.cut(description or "")), ()
+    return Failure(code or _SERVICE_ERROR, v.cut(description or "")), ()
 
 
 def wrap_respond_error(nats: Nats, respond: Callable[..., Any]) -> Callable[..., Any]:

@@ -108,15 +108,18 @@ def _is_absence(error: BaseException) -> bool:
 
 
 def _revision(revision: Any) -> v.Facts:
-    return ((v.NATS_SEQUENCE, revision),)
+    return ((v.NATS_SEQUENCE, v.counted(revision)),)
 
 
 def _entry(entry: Any) -> v.Facts:
-    return ((v.NATS_SEQUENCE, entry.revision), (v.BODY_SIZE, len(entry.value) if entry.value is not None else None))
+    return (
+        (v.NATS_SEQUENCE, v.counted(entry.revision)),
+        (v.BODY_SIZE, len(entry.value) if entry.value is not None else None),
+    )
 
 
 def _object(found: Any) -> v.Facts:
-    return ((v.BODY_SIZE, getattr(found, "info", found).size),)
+    return ((v.BODY_SIZE, v.counted(getattr(found, "info", found).size)),)
 
 
 def _several(found: Any) -> v.Facts:
@@ -134,7 +137,7 @@ def _key(key: str) -> Callable[..., v.Facts]:
         if not args and key not in kwargs:
             raise TypeError(f"missing argument: {key!r}")
         found = args[0] if args else kwargs[key]
-        return ((v.NATS_KEY, found if isinstance(found, str) else None),)
+        return ((v.NATS_KEY, v.named(found)),)
 
     return read
 
@@ -142,7 +145,7 @@ def _key(key: str) -> Callable[..., v.Facts]:
 def _value(key: Any, value: Any, *_args: Any, **_kwargs: Any) -> v.Facts:
     """Reads the key and the value's size."""
     size = len(value) if isinstance(value, (bytes, bytearray, str)) else None
-    return ((v.NATS_KEY, key if isinstance(key, str) else None), (v.BODY_SIZE, size))
+    return ((v.NATS_KEY, v.named(key)), (v.BODY_SIZE, size))
 
 
 def _no_key(*_args: Any, **_kwargs: Any) -> v.Facts:
@@ -227,7 +230,7 @@ class Watched:
             key, mark, facts = update.name, (update.nuid, bool(update.deleted)), _object(update)
         headers = fold(self._writers.pop(mark, None)) if self._writers else None
         operation = self._store.operation(v.PROCESS, "process")
-        delivery = self.telemetry.deliver(operation, ((v.NATS_KEY, key), *facts), headers, update, context)
+        delivery = self.telemetry.deliver(operation, ((v.NATS_KEY, v.named(key)), *facts), headers, update, context)
         if delivery is not None and self.telemetry.consume_hook is not None:
             self.telemetry.tell_consume_hook(delivery, update)
         return delivery

@@ -6,7 +6,6 @@ The form of their data: https://docs.nats.io/running-a-nats-service/nats_admin/m
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from otel_messaging.core import vocabulary as v
 
@@ -17,10 +16,10 @@ It is the one subject of the system's own whose messages an application handles 
 letters.
 """
 _FACTS = (
-    (v.NATS_GIVEN_UP_STREAM, "stream", str),
-    (v.NATS_GIVEN_UP_CONSUMER, "consumer", str),
-    (v.NATS_GIVEN_UP_SEQUENCE, "stream_seq", int),
-    (v.NATS_GIVEN_UP_DELIVERIES, "deliveries", int),
+    (v.NATS_GIVEN_UP_STREAM, "stream", v.named),
+    (v.NATS_GIVEN_UP_CONSUMER, "consumer", v.named),
+    (v.NATS_GIVEN_UP_SEQUENCE, "stream_seq", v.counted),
+    (v.NATS_GIVEN_UP_DELIVERIES, "deliveries", v.counted),
 )
 _LONGEST = 10_000  # bytes: several times what a server sends
 
@@ -37,14 +36,5 @@ def given_up(data: bytes) -> v.Facts:
         return ()
     if not isinstance(told, dict):
         return ()
-    return tuple(
-        (fact, v.cut(told[name]) if kind is str else told[name])
-        for fact, name, kind in _FACTS
-        if _is_well_formed(told.get(name), kind)
-    )
-
-
-def _is_well_formed(value: Any, kind: type) -> bool:
-    if isinstance(value, bool) or not isinstance(value, kind):
-        return False
-    return not isinstance(value, int) or 0 <= value <= v.LARGEST
+    read = ((fact, reader(told.get(name))) for fact, name, reader in _FACTS)
+    return tuple(pair for pair in read if pair[1] is not None)
