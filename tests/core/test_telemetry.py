@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import contextvars
+import sys
 
 import pytest
 from opentelemetry.context import Context
@@ -72,6 +74,45 @@ def test_what_an_exception_says_can_be_encoded(desk, recorder):
     desk().deliver().end(ValueError("no \u00e9\udcff"))
     assert recorder.span("receive orders").status.description == "no \u00e9?"
     assert encode_spans(recorder.spans()).SerializeToString()
+
+
+def raised(text):
+    """An exception that was raised from another one, with all that a traceback shows."""
+    try:
+        try:
+            raise ValueError(text)
+        except ValueError as cause:
+            raise RuntimeError("short") from cause
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize("text", ["b" * 900_000, "\udcff", "b" * 900_000 + "\udcff"])
+@pytest.mark.parametrize("where", ["cause", "note", "group"])
+def test_of_what_exceptions_say_that_are_told_with_another_the_beginning_is_kept(desk, recorder, caplog, text, where):
+    if where != "cause" and sys.version_info < (3, 11):
+        pytest.skip("notes and groups came with Python 3.11")
+    if where == "cause":
+        error = raised(text)
+    elif where == "group":
+        error = builtins.ExceptionGroup("short", [ValueError(text)])
+    else:
+        error = RuntimeError("short")
+        error.add_note(text)
+    desk().deliver().end(error)
+    span = recorder.span("receive orders")
+    stacktrace = span.events[0].attributes["exception.stacktrace"]
+    assert v.cut(text) in stacktrace
+    assert len(stacktrace) < 5000
+    assert encode_spans([span]).SerializeToString()
+    assert caplog.records == []
+
+
+def test_exceptions_that_go_round_in_a_circle_are_recorded(desk, recorder):
+    error = raised("short")
+    error.__cause__.__cause__ = error
+    desk().deliver().end(error)
+    assert "RuntimeError: short" in recorder.span("receive orders").events[0].attributes["exception.stacktrace"]
 
 
 @pytest.mark.parametrize("length", [0, 1, 1024])

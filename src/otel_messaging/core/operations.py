@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from .metrics import OperationMetrics
 
+_CHAINED = 64
+"""How many exceptions that one was raised from are looked at for long texts."""
 _OK = Status(StatusCode.OK)
 _NOTHING = Context()
 _UNSET = StatusCode.UNSET  # an enumeration's member is slow to look up
@@ -284,10 +286,38 @@ def text_of(error: BaseException) -> str:
         return ""
 
 
-def _shortened(error: BaseException, text: str, short: str) -> v.Attributes:
-    """What is recorded of an exception instead of what the SDK would, which is all that it says, and twice."""
+def _shortened(error: BaseException) -> v.Attributes | None:
+    """What is recorded of an exception instead of what the SDK would, which is all that it says, and twice.
+
+    And all that the exceptions say which it was raised from. None where nothing of that is long.
+    """
+    texts = [text for one in _chain(error) for text in (text_of(one), *_notes(one))]
+    short = {text: v.cut(text) for text in texts if v.cut(text) != text}
+    if not short:
+        return None
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return {v.EXCEPTION_MESSAGE: short, v.EXCEPTION_STACKTRACE: trace.replace(text, short)}
+    for text in sorted(short, key=len, reverse=True):  # one may be a part of another
+        trace = trace.replace(text, short[text])
+    return {
+        v.EXCEPTION_MESSAGE: v.cut(text_of(error)),
+        v.EXCEPTION_STACKTRACE: trace.encode(errors="replace").decode(),
+    }
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An exception and those that its traceback shows with it; of very many the first."""
+    found: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting and len(found) < _CHAINED:
+        one = waiting.pop(0)
+        if isinstance(one, BaseException) and not any(one is other for other in found):
+            found.append(one)
+            waiting += (one.__cause__, one.__context__, *getattr(one, "exceptions", ()))
+    return found
+
+
+def _notes(error: BaseException) -> list[str]:
+    return [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
 
 
 def _is_unset(span: Span) -> bool:
@@ -314,12 +344,11 @@ def record(span: Span, error: BaseException | Failure) -> None:
     """Record what went wrong. What an exception says may be a whole message: of a long text the beginning is kept."""
     span.set_attribute(v.ERROR_TYPE, error_type_of(error))
     text = error.message if isinstance(error, Failure) else text_of(error)
-    short = v.cut(text)
-    span.set_status(Status(StatusCode.ERROR, short))
+    span.set_status(Status(StatusCode.ERROR, v.cut(text)))
     if isinstance(error, Failure):
         return
     try:
-        span.record_exception(error, None if short == text else _shortened(error, text, short))
+        span.record_exception(error, _shortened(error))
     except safety.MISTAKES as failure:  # the SDK asks the exception what it says, and some cannot tell
         safety.report("recording an exception", failure)
 
