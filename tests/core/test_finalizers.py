@@ -194,6 +194,12 @@ def test_a_collection_within_a_finalizer_does_not_end_it(desk, recorder, watch):
     recorder.span("receive orders")
 
 
+def test_a_collection_that_a_signal_has_cut_off_is_over_after_the_next_one(desk, recorder, watch):
+    finalizers._watch_collector("start", {})  # its end was never told
+    gc.collect()
+    assert not finalizers.is_finalizing()
+
+
 def test_it_ends_when_instrumentation_is_switched_off(desk, recorder, watch):
     office = desk()
     Knot(loop_over_a_list(office))

@@ -24,8 +24,8 @@ Owner = TypeVar("Owner")
 
 finalizing: set[int] = set()
 """The threads in which the collector is at work: nearly always none, which costs little to see."""
-_within: set[int] = set()
-"""Those in which it is at work below a `finalizer`, which goes on after it."""
+_letting_go: set[int] = set()
+"""Those in which a `finalizer` is at work, also below the collector or around it."""
 aside: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 """What is to be called in an ordinary call: nearly always nothing."""
 _at_exit: list[object] = []
@@ -72,12 +72,15 @@ def finalizer(method: Callable[[Owner], None]) -> Callable[[Owner], None]:
         if is_exiting():
             return
         thread = get_ident()
-        outermost = thread not in finalizing
-        finalizing.add(thread)
+        collects, outermost = thread in finalizing, thread not in _letting_go
         try:
+            _letting_go.add(thread)
+            finalizing.add(thread)
             method(self)
         finally:
             if outermost:
+                _letting_go.discard(thread)
+            if not collects:
                 finalizing.discard(thread)
 
     return __del__
@@ -86,17 +89,15 @@ def finalizer(method: Callable[[Owner], None]) -> Callable[[Owner], None]:
 def _watch_collector(phase: str, _info: dict[str, int]) -> None:
     thread = get_ident()
     if phase == "start":
-        (_within if thread in finalizing else finalizing).add(thread)
-    elif thread in _within:
-        _within.discard(thread)
-    else:
+        finalizing.add(thread)
+    elif thread not in _letting_go:  # nothing else is asked: a signal may have cut off an earlier call of this
         finalizing.discard(thread)
 
 
 def disown() -> None:
     """In a forked child: what was put aside is for the parent to end, and the collector's other threads are gone."""
     aside.clear()
-    for threads in (finalizing, _within):
+    for threads in (finalizing, _letting_go):
         threads.intersection_update((get_ident(),))
 
 
