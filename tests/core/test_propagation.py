@@ -209,3 +209,28 @@ def test_a_span_is_written_as_the_propagator_writes_it(ids, flags, state):
     if all(ids):
         propagate.inject(expected, trace.set_span_in_context(span, Context()))
     assert propagation.inject(span, Context()) == expected
+
+
+class Untold(TextMapPropagator):
+    """Fails when it is asked what it writes."""
+
+    @property
+    def fields(self):
+        raise ValueError("broken")
+
+    def inject(self, carrier, *arguments, **keywords):
+        carrier["x-own"] = "1"
+
+    def extract(self, carrier, context=None, getter=None):
+        return context
+
+
+def test_a_propagator_that_does_not_say_what_it_writes_costs_no_span(desk, recorder, lenient, caplog, monkeypatch):
+    monkeypatch.setattr(propagate, "get_global_textmap", Untold)  # another one each time
+    office = desk()
+    office.deliver(headers={"traceparent": TRACEPARENT}).end()
+    publication = office.publish(headers={"a": "1"})
+    publication.end()
+    assert publication.carrier == {"x-own": "1"}
+    assert [span.name for span in recorder.spans()] == ["receive orders", "publish orders"]
+    assert len(caplog.records) == 1

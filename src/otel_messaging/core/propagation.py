@@ -63,10 +63,19 @@ def _know() -> _Known:
     global _known
     propagator = propagate.get_global_textmap()
     if _known.propagator is not propagator:
-        names = frozenset(name.lower() for name in propagator.fields if isinstance(name, str))
+        names = _names(propagator)
         kinds = [type(part) for part in parts_of(propagator)]
         _known = _Known(propagator, names, kinds == [TraceContextTextMapPropagator, W3CBaggagePropagator])
     return _known
+
+
+def _names(propagator: TextMapPropagator) -> frozenset[str]:
+    """The headers that a propagator says it writes, in lower case; none where it fails to say."""
+    try:
+        return frozenset(name.lower() for name in propagator.fields if isinstance(name, str))
+    except safety.MISTAKES as error:
+        safety.report("asking a propagator for its fields", error)
+        return frozenset()
 
 
 def as_text(value: Any) -> str | None:
