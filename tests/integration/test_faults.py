@@ -20,7 +20,7 @@ BARE = {
     "__hash__", "__eq__", "__aenter__", "__aexit__",
 }  # fmt: skip
 """The functions of ours that have no guard around them, because they are the guard, or the call."""
-WRAPPED: list[str] = []
+WRAPPED: list[str] = ["nats_py"]
 """The libraries whose replacements are compiled, all of them."""
 
 

@@ -271,7 +271,10 @@ class Loop(_Loop):
 
     def __next__(self) -> Any:
         held = self._held
-        held.end()  # also where instrumentation was switched off, and the consumer itself does not
+        try:
+            held.end()  # also where instrumentation was switched off, and the consumer itself does not
+        except safety.MISTAKES as error:
+            safety.report("for", error)
         held.asker = self._token
         consumer = self._consumer
         del self  # an error that the library keeps keeps this frame, which must not keep the loop
@@ -396,8 +399,12 @@ class _SharedLoop(AsyncLoop):
     __slots__ = ()
 
     def __anext__(self) -> Awaitable[Any]:
-        self._held.end()  # here, where the message was handled: the answer may be awaited in another task
-        self._held.shared.asking = self._held
+        held = self._held
+        try:
+            held.end()  # here, where the message was handled: the answer may be awaited in another task
+        except safety.MISTAKES as error:
+            safety.report("async for", error)
+        held.shared.asking = held
         return super().__anext__()
 
 

@@ -80,7 +80,7 @@ class Patches:
             if not patch.since:
                 raise safety.PlainError(f"{patch.module}.{patch.owner}.{patch.name} is not there: not traced")
             return
-        replacement = patch.wrap(self._adapter, _method(original))
+        replacement = patch.wrap(self._adapter, _method(original, patch.name))
         _disguise(replacement, original)
         setattr(owner, patch.name, replacement)
         self._applied.append((owner, patch.name, original, replacement))
@@ -94,7 +94,7 @@ def _disguise(replacement: Any, original: Any) -> None:
         replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
 
 
-def _method(original: Any) -> Callable[..., Any]:
+def _method(original: Any, name: str) -> Callable[..., Any]:
     """What was there, as a function that takes the object first.
 
     What somebody else has put there need not be one: a wrapper of wrapt's tells its owner of the object only when it is
@@ -103,9 +103,14 @@ def _method(original: Any) -> Callable[..., Any]:
     if type(original) is FunctionType:  # a proxy claims to be one
         return original
     bind = getattr(type(original), "__get__", None)
-    if bind is None:
-        return lambda _self, *args, **kwargs: original(*args, **kwargs)
-    return lambda self, *args, **kwargs: bind(original, self, type(self))(*args, **kwargs)
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return (original if bind is None else bind(original, self, type(self)))(*args, **kwargs)
+
+    method.__name__ = method.__qualname__ = name
+    if hasattr(original, "__wrapped__"):
+        method.__wrapped__ = original  # type: ignore[attr-defined]  # which knows the parameters, and whether it is async
+    return method
 
 
 def _restore(owner: Any, name: str, original: Any, replacement: Any) -> None:

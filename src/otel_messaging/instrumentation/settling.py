@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from inspect import Parameter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from otel_messaging.core.safety import guard
 
-from .wrapping import around
+from .wrapping import around, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,10 +63,7 @@ def settles(verb: str, details: Callable[..., Any]) -> Callable[[Any, Callable[.
     def before(adapter: Settles, owner: Any, *arguments: Any) -> Ends | None:
         return adapter.settlement(verb, owner, details(*arguments))
 
-    own = inspect.signature(details).parameters.values()
-    first = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("adapter", "owner")]
-    before.__signature__ = inspect.Signature([*first, *own])  # type: ignore[attr-defined]
-    return around(before, settled, settling_failed)
+    return around(reading(before, details), settled, settling_failed)
 
 
 def settled(settlement: Ends, result: Any) -> Any:

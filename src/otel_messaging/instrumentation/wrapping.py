@@ -102,6 +102,21 @@ def around(
     return wrap
 
 
+def reading(before: Callable[..., Any], details: Callable[..., Any]) -> Callable[..., Any]:
+    """Have what runs before a call given the arguments that something reads, by its parameters' names.
+
+    Args:
+        before: as for `around`: it takes any arguments after the adapter and the object, and hands them on.
+        details: reads them.
+
+    Returns:
+        The same function ``before``.
+    """
+    first = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("adapter", "owner")]
+    before.__signature__ = inspect.Signature([*first, *inspect.signature(details).parameters.values()])  # type: ignore[attr-defined]
+    return before
+
+
 class Method:
     """A method that is replaced, and how its replacement passes the arguments on.
 

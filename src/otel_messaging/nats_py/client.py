@@ -5,24 +5,22 @@ from __future__ import annotations
 import time
 from asyncio import CancelledError
 from contextvars import Context as EmptyContext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import fields
-from otel_messaging.core.safety import guard, report
-from otel_messaging.instrumentation.state import find
+from otel_messaging.core.safety import report
 from otel_messaging.systems.nats_advisories import GIVEN_UP, given_up
 
 from .limits import limits_of, size_of
-from .nested_calls import acknowledged
-from .readers import DELIVERED, describe, fold, number, peer, split_reply, stored
+from .readers import DELIVERED, acknowledged, describe, fold, number, peer, split_reply, stored
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from opentelemetry.context import Context
 
@@ -31,15 +29,18 @@ if TYPE_CHECKING:
     from otel_messaging.core.operations import Operation, Publication
     from otel_messaging.core.telemetry import Telemetry
 
-    from .adapter import Nats
-    from .pulling import Asked
-    from .stores import Watched
-
 
 _PORTS = {"ws": 80, "wss": 443}  # where the address names none; to others the library adds one
 _USUAL = {"traceparent"}
 _ROOM = 100  # bytes that this alone takes, and some
 _UNANSWERED = Failure("nats.errors.ConnectionClosedError", "closed before the stream has acknowledged the message")
+
+
+class Closes(Protocol):
+    """What ends with its connection."""
+
+    def close(self) -> None:
+        """Nothing is handled any more that it has handed out."""
 
 
 class Client:
@@ -52,9 +53,9 @@ class Client:
         """Configurations of JetStream consumers that are being subscribed to, by the subject that they deliver to."""
         self.unanswered: dict[Future[Any], Publication] = {}
         """Messages that no stream has acknowledged yet, by what the application waits for."""
-        self.pulled: dict[int, Asked] = {}
+        self.pulled: dict[int, Any] = {}
         """What gave the messages that were pulled and are handled now, by their ids."""
-        self.watched: WeakSet[Watched] = WeakSet()
+        self.watched: WeakSet[Closes] = WeakSet()
         """Watchers of stores, each of which may be handling an update."""
         self.limits = limits_of(client)
         """What its streams have refused."""
@@ -277,15 +278,3 @@ class Deliveries:
         self._facts = self._client.facts()
         self._operations.clear()
         self._calls.clear()
-
-
-def wrap_close(_nats: Nats, close: Callable[..., Any]) -> Callable[..., Any]:
-    """`Client._close` is where a connection ends, in whatever way."""
-
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        state = find(self)
-        if state is not None:
-            guard("Client._close", state.close)
-        return await close(self, *args, **kwargs)
-
-    return wrapper

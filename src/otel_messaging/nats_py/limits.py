@@ -28,7 +28,7 @@ def size_of(payload: Any, headers: Mapping[str, Any] | None) -> int:
     return len(payload) + _START + sum(len(name) + len(str(value).encode()) + _LINE for name, value in headers.items())
 
 
-def is_too_large(error: Exception) -> bool:
+def is_too_large(error: BaseException) -> bool:
     """Whether a stream has refused a message for its size, and not stored it."""
     return getattr(error, "err_code", None) == _TOO_LARGE
 

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.requests import Incoming
-from otel_messaging.instrumentation.state import find
+from otel_messaging.instrumentation.state import find, keep
 
+from .client import Client
+from .pulling import taking
 from .readers import DELIVERED, describe, fold, split_reply, stored, subscribed
 
 if TYPE_CHECKING:
     from otel_messaging.core.operations import Operation
-
-    from .adapter import Nats
+    from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.instrumentation.adapter import Adapter
 
 
 def is_message(value: Any) -> bool:
@@ -21,10 +23,10 @@ def is_message(value: Any) -> bool:
     return hasattr(value, "subject") and hasattr(value, "data") and hasattr(value, "headers")
 
 
-def read(nats: Nats, message: Any) -> Incoming:
+def read(nats: Adapter, message: Any) -> Incoming:
     """Read a message."""
     message = getattr(message, "_msg", message)  # a request to a service is one with a message in it
-    operation = operation_of(nats, message)
+    operation = operation_of(nats.telemetry, message)
     headers = fold(message.headers)
     delivery = nats.telemetry.delivery_of(message)
     return Incoming(
@@ -36,15 +38,15 @@ def read(nats: Nats, message: Any) -> Incoming:
         identity=message,
         delivery=delivery,
         reply_to=message.reply or None,
-        release=None if delivery is None else nats.taking(message),
+        release=None if delivery is None else taking(message),
     )
 
 
-def operation_of(nats: Nats, message: Any) -> Operation:
+def operation_of(telemetry: Telemetry, message: Any) -> Operation:
     """How a message is handled: its client knows the subscription, as long as that is there."""
     subscription = message._client._subs.get(message._sid)
     subject, queue = _source(subscription) if subscription is not None else ("", "")
-    return nats.client(message._client).deliveries(subject, queue, v.PROCESS).operation(message.subject)
+    return keep(message._client, telemetry, Client).deliveries(subject, queue, v.PROCESS).operation(message.subject)
 
 
 def _source(subscription: Any) -> tuple[str, str]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from asyncio import current_task
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from otel_messaging.core import vocabulary as v
-from otel_messaging.core.operations import Failure
-from otel_messaging.core.safety import report
+from otel_messaging.instrumentation.wrapping import around
 
 from .readers import sendable
 
@@ -16,12 +14,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from otel_messaging.core.operations import Publication
+    from otel_messaging.instrumentation.adapter import Adapter
 
-    from .adapter import Nats
     from .client import Client
+    from .readers import Outcome
 
 NOTHING: dict[str, Any] = {}
-Outcome = tuple[Failure | None, v.Facts]
+
+
+class Call(Protocol):
+    """A call that is under way."""
+
+    def returned(self, result: Any) -> Any:
+        """It has returned. Returns what the application gets."""
+
+    def raised(self, error: BaseException) -> None:
+        """It has raised an exception."""
+
+
+def calls(before: Callable[..., Call | None]) -> Callable[[Any, Callable[..., Any]], Callable[..., Any]]:
+    """Make the replacement of a method from what begins a call of it: the `Patch.wrap`."""
+    return around(before, _returned, _raised)
+
+
+def _returned(call: Call, result: Any) -> Any:
+    return call.returned(result)
+
+
+def _raised(call: Call, error: BaseException) -> None:
+    call.raised(error)
 
 
 class Told:
@@ -53,8 +74,21 @@ class Told:
         """The headers to add to what it publishes to a subject."""
         return self.carrier
 
+    def answered(self, answer: Any) -> None:
+        """What it asks for inside was answered."""
+        self.answer = answer
+
+    def returned(self, result: Any) -> Any:
+        """The call has returned. Returns what the application gets."""
+        self.end()
+        return result
+
+    def raised(self, _error: BaseException) -> None:
+        """The call has raised an exception."""
+        self.end()
+
     def end(self) -> None:
-        """The call has returned. Tasks and timers that were made meanwhile keep this, and no more than this."""
+        """The call is over. Tasks and timers that were made meanwhile keep this, and no more than this."""
         self._task = self.answer = None
         if telling.get() is self:  # by value: a coroutine may be closed in another context than it ran in
             telling.set(None)
@@ -64,13 +98,50 @@ class Told:
         return self._task is not None and self._task is current_task()
 
 
+class Recorded:
+    """A call that publishes inside and is told of once. The headers are added inside, where they are complete.
+
+    Args:
+        publication: the message on its way.
+        read: reads the outcome from what the call returns.
+    """
+
+    def __init__(self, publication: Publication, read: Callable[[Any], Outcome]) -> None:
+        self._publication = publication
+        self._read = read
+        self.told = Told(publication.carrier)
+
+    def returned(self, result: Any) -> Any:
+        """The call has returned, and its result tells the outcome."""
+        self.told.end()
+        outcome: Outcome = (None, ())
+        try:
+            outcome = self._read(result)
+        finally:
+            self._publication.end(*outcome)
+        return result
+
+    def raised(self, error: BaseException) -> None:
+        """The call has raised an exception."""
+        self.told.end()
+        self._publication.end(error)
+
+
+class Inside(NamedTuple):
+    """A call inside of another, which learns from the result."""
+
+    tell: Callable[[Any], None]
+
+    def returned(self, result: Any) -> Any:
+        """The call has returned."""
+        self.tell(result)
+        return result
+
+    def raised(self, error: BaseException) -> None:
+        """The call has raised an exception, which the other one will see."""
+
+
 telling: ContextVar[Told | None] = ContextVar("otel_messaging_nats_telling", default=None)
-
-
-def inherited() -> Mapping[str, str] | None:
-    """The headers to add to what is published now, if a call around it is told of, or is not to be."""
-    told = here()
-    return None if told is None else told.carrier
 
 
 def here() -> Told | None:
@@ -79,51 +150,13 @@ def here() -> Told | None:
     return told if told is not None and told.is_here() else None
 
 
-def acknowledged(acknowledgement: Any) -> Outcome:
-    """A stream tells where it has stored a message, or anybody does who has subscribed to the subject."""
-    return None, (
-        (v.NATS_STREAM, v.named(acknowledgement.stream)),
-        (v.NATS_SEQUENCE, v.counted(acknowledgement.seq)),
-        (v.NATS_DUPLICATE, True if acknowledgement.duplicate else None),
-    )
-
-
-async def tell(publication: Publication | None, call: Callable[[], Any], read: Callable[[Any], Outcome]) -> Any:
-    """Make a call that publishes inside, and tell of it once. The headers are added inside, where they are complete."""
-    if publication is None:
-        return await call()
-    told = Told(publication.carrier)
-    try:
-        answer = await call()
-    except BaseException as error:
-        publication.end(error)
-        raise
-    finally:
-        told.end()
-    outcome: Outcome = (None, ())
-    try:
-        outcome = read(answer)
-    except Exception as error:
-        report("reading an answer", error)
-    finally:
-        publication.end(*outcome)
-    return answer
-
-
-def wrap_silently(nats: Nats, method: Callable[..., Any]) -> Callable[..., Any]:
+def silently(nats: Adapter, _owner: Any) -> Told | None:
     """What is published inside is no message of the application's.
 
     `Msg.respond` publishes a reply, which belongs to the request. The others ask JetStream for something, under a
     prefix that the application may have chosen.
     """
+    return Told(NOTHING) if nats.telemetry.enabled and here() is None else None
 
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not nats.telemetry.enabled or inherited() is not None:
-            return await method(self, *args, **kwargs)
-        told = Told(NOTHING)
-        try:
-            return await method(self, *args, **kwargs)
-        finally:
-            told.end()
 
-    return wrapper
+wrap_silently = calls(silently)

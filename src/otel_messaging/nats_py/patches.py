@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from otel_messaging.core import vocabulary as v
+from otel_messaging.instrumentation.closing import closes
 from otel_messaging.instrumentation.patching import Patch
 from otel_messaging.instrumentation.settling import settles
 
 from .adapter import Nats
-from .client import wrap_close
 from .nested_calls import wrap_silently
 from .publishing import wrap_async_reply, wrap_jetstream_publish, wrap_publish, wrap_publish_async, wrap_request
 from .pulling import wrap_fetch, wrap_next_msg, wrap_pull_subscribe
@@ -39,7 +39,7 @@ patches = (
     Patch(*_CLIENT, "publish", wrap_publish),
     Patch(*_CLIENT, "request", wrap_request),
     Patch(*_CLIENT, "subscribe", wrap_subscribe),
-    Patch(*_CLIENT, "_close", wrap_close),
+    Patch(*_CLIENT, "_close", closes),  # where a connection ends, in whatever way
     Patch(*_JETSTREAM, "publish", wrap_jetstream_publish),
     Patch(*_JETSTREAM, "publish_async", wrap_publish_async, since="2.8"),
     Patch(*_JETSTREAM, "_handle_async_reply", wrap_async_reply, since="2.8"),

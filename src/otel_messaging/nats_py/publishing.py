@@ -2,212 +2,240 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from otel_messaging.core.safety import guard, report
-from otel_messaging.instrumentation.state import find
+from otel_messaging.core.contexts import DELIVERY
+from otel_messaging.core.requests import PublishRequest
+from otel_messaging.instrumentation.state import find, keep
+from otel_messaging.instrumentation.wrapping import Blocks, Method, around
 
+from .client import Client
 from .limits import is_too_large, limits_of, size_of
-from .nested_calls import NOTHING, Told, acknowledged, here, inherited, tell, telling
-from .services import replied
+from .nested_calls import NOTHING, Inside, Recorded, Told, calls, here, telling
+from .readers import acknowledged, is_reply, replied
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from asyncio import Future
+    from collections.abc import Callable, Mapping
 
     from otel_messaging.core.operations import Publication
+    from otel_messaging.core.telemetry import Telemetry
+    from otel_messaging.instrumentation.adapter import Adapter
 
-    from .adapter import Nats
-    from .limits import Limits
+    from .nested_calls import Call
 
 
-def wrap_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
+def begin(
+    telemetry: Telemetry,
+    verb: str,
+    owner: Any,
+    client: Any,
+    subject: Any,
+    payload: Any,
+    headers: Any,
+    arguments: Mapping[str, Any],
+) -> Publication | None:
+    """Begin to publish.
+
+    Args:
+        telemetry: tells of it.
+        verb: the library's own word for it.
+        owner: what the application calls.
+        client: the connection.
+        subject: where to.
+        payload: what.
+        headers: the application's headers.
+        arguments: all arguments of the application, for the hook.
+
+    Returns:
+        The message on its way, or None if it is not to be told of.
+    """
+    context = telemetry.outgoing()
+    if context is None or not isinstance(subject, str):
+        return None
+    state = keep(client, telemetry, Client)
+    delivery: Any = context.get(DELIVERY)  # a task that its handler has started may answer later
+    if state.is_silent(subject) or (delivery is not None and is_reply(subject, delivery)):
+        return None
+    publication = state.publish(verb, subject, payload, headers, context)
+    if telemetry.publish_hook is not None:
+        telemetry.tell_publish_hook(publication, PublishRequest(owner, subject, arguments))
+    return publication
+
+
+_PUBLISH = """\
+_value = {headers}
+if _telling.get() is None:
+    _token = _begin(_telemetry, "publish", self, self, {subject}, {payload}, {headers}, {known})
+    if _token is not None and _token.carrier:
+        _value = _keep(self, _telemetry, _client).add({subject}, {headers}, _token.carrier, {payload})
+else:
+    _token, _value = _nested(_telemetry, self, {subject}, {payload}, {headers}, {known})
+"""
+
+
+def wrap_publish(nats: Adapter, publish: Callable[..., Any]) -> Callable[..., Any]:
     """`Client.publish` is where every message leaves, the library's own too."""
+    method = Method(publish, replaces="headers")
+    given = dict(zip(inspect.signature(_arguments).parameters, method.own(_arguments, after=0), strict=True))
     hooked = nats.telemetry.publish_hook is not None
-
-    async def wrapper(
-        self: Any, subject: Any, payload: Any = b"", reply: Any = "", headers: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        publication, sent = None, headers
-        try:
-            told = here() if telling.get() is not None else None
-            if told is not None:
-                sent = told.add(nats.client(self), subject, headers, payload)
-            else:
-                known = _arguments(subject, payload, reply, headers) if hooked else NOTHING
-                publication = nats.begin("publish", self, self, subject, payload, headers, known)
-                if publication is not None and publication.carrier:
-                    sent = nats.client(self).add(subject, headers, publication.carrier, payload)
-        except Exception as error:
-            report("Client.publish", error)
-        try:
-            if args or kwargs:
-                result = await publish(self, subject, payload, reply, sent, *args, **kwargs)
-            else:
-                result = await publish(self, subject, payload, reply, sent)
-        except BaseException as error:
-            if publication is not None:
-                publication.end(error)
-            raise
-        if publication is not None:
-            publication.end()
-        return result
-
-    return wrapper
+    known = f"_arguments({', '.join(given.values())})" if hooked else "_nothing"
+    blocks = Blocks(_PUBLISH.format(known=known, **given), "_token.end()", "_guard(_place, _token.end, _error)")
+    return method.replacement(
+        blocks,
+        _telemetry=nats.telemetry,
+        _telling=telling,
+        _begin=begin,
+        _keep=keep,
+        _client=Client,
+        _nested=_nested,
+        _nothing=NOTHING,
+        _arguments=_arguments,
+    )
 
 
 def _arguments(subject: Any, payload: Any, reply: Any, headers: Any) -> dict[str, Any]:
     return {"subject": subject, "payload": payload, "reply": reply, "headers": headers}
 
 
-def wrap_request(nats: Nats, request: Callable[..., Any]) -> Callable[..., Any]:
-    """`Client.request` publishes and waits for the reply: one operation, which the reply ends."""
-
-    async def wrapper(
-        self: Any,
-        subject: Any,
-        payload: Any = b"",
-        timeout: Any = 0.5,
-        old_style: Any = False,
-        headers: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        publication = told = None
-        try:
-            told = here()
-            if told is None:
-                others = {"timeout": timeout, "old_style": old_style, **kwargs}
-                arguments = {"subject": subject, "payload": payload, "headers": headers, **others}
-                publication = nats.begin("request", self, self, subject, payload, headers, arguments)
-        except Exception as error:
-            report("Client.request", error)
-        call = partial(request, self, subject, payload, timeout, old_style, headers, *args, **kwargs)
-        if told is None:
-            return await tell(publication, call, replied)
-        told.answer = answer = await call()
-        return answer
-
-    return wrapper
-
-
-def _begin(
-    nats: Nats, jetstream: Any, subject: Any, payload: Any, stream: Any, headers: Any, others: dict[str, Any]
-) -> Publication | None:
-    """Begin to publish to a stream; None inside a call that is told of already."""
-    try:
-        if inherited() is None:
-            arguments = {"subject": subject, "payload": payload, "stream": stream, "headers": headers, **others}
-            return nats.begin("publish", jetstream, jetstream._nc, subject, payload, headers, arguments)
-    except Exception as error:
-        report("JetStreamContext.publish", error)
-    return None
-
-
-def wrap_jetstream_publish(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
-    """`JetStreamContext.publish` is a request that the stream answers with an acknowledgement."""
-
-    async def wrapper(
-        self: Any,
-        subject: Any,
-        payload: Any = b"",
-        timeout: Any = None,
-        stream: Any = None,
-        headers: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        publication = _begin(nats, self, subject, payload, stream, headers, {"timeout": timeout, **kwargs})
-        call = partial(publish, self, subject, payload, timeout, stream, headers, *args, **kwargs)
-        call = partial(_learn, self._nc, call, subject, payload, headers)
-        return await tell(publication, call, acknowledged)
-
-    return wrapper
-
-
-async def _learn(connection: Any, call: Callable[[], Any], subject: Any, payload: Any, headers: Any) -> Any:
-    """Make a call that a stream answers, and learn from the answer how large a message may be."""
+def _nested(
+    telemetry: Telemetry, client: Any, subject: Any, payload: Any, headers: Any, known: Mapping[str, Any]
+) -> tuple[Publication | None, Any]:
+    """A message leaves inside of a call, perhaps one of another task that has started this one."""
     told = here()
-    if told is None:
-        return await call()
-    told.stored = True
-    try:
-        acknowledgement = await call()
-    except Exception as error:
-        if is_too_large(error):
-            guard("JetStreamContext.publish", _refused, connection, subject, (payload, headers), told.answer)
-        raise
-    state = find(connection)
-    if state is not None and state.limits.sizes:
-        guard("JetStreamContext.publish", _accepted, state.limits, subject, (payload, headers), acknowledgement)
-    return acknowledgement
+    if told is not None:
+        return None, told.add(keep(client, telemetry, Client), subject, headers, payload)
+    publication = begin(telemetry, "publish", client, client, subject, payload, headers, known)
+    if publication is None or not publication.carrier:
+        return publication, headers
+    return publication, keep(client, telemetry, Client).add(subject, headers, publication.carrier, payload)
 
 
-def _refused(connection: Any, subject: str, message: tuple[Any, Any], reply: Any) -> None:
-    limits_of(connection).refused(subject, size_of(*message), json.loads(reply.data).get("stream"))
+def requests(nats: Adapter, client: Any, subject: Any, payload: Any, headers: Any, arguments: Any) -> Call | None:
+    """`Client.request` publishes and waits for the reply: one operation, which the reply ends."""
+    told = here()
+    if told is not None:
+        return Inside(told.answered)
+    publication = begin(nats.telemetry, "request", client, client, subject, payload, headers, arguments)
+    return None if publication is None else Recorded(publication, replied)
 
 
-def _accepted(limits: Limits, subject: str, message: tuple[Any, Any], acknowledgement: Any) -> None:
-    limits.accepted(subject, size_of(*message), acknowledgement.stream)
+class _ToStream:
+    """A message on its way to a stream, which tells in its answer how large a message may be.
 
+    Args:
+        told: the call that sends it.
+        own: what is told of, if that call began here.
+        connection: the client.
+        subject: where to.
+        message: its payload, and the application's headers, to which the library may add some.
+    """
 
-def wrap_publish_async(nats: Nats, publish: Callable[..., Any]) -> Callable[..., Any]:
-    """`JetStreamContext.publish_async` returns a future of the acknowledgement."""
-
-    async def wrapper(
-        self: Any,
-        subject: Any,
-        payload: Any = b"",
-        wait_stall: Any = None,
-        stream: Any = None,
-        headers: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        publication = _begin(nats, self, subject, payload, stream, headers, {"wait_stall": wait_stall, **kwargs})
-        if publication is None:
-            return await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
-        told = Told(publication.carrier)
+    def __init__(
+        self, told: Told, own: Recorded | None, connection: Any, subject: str, message: tuple[Any, Any]
+    ) -> None:
         told.stored = True
+        self._told = told
+        self._own = own
+        self._connection = connection
+        self._subject = subject
+        self._message = message
+
+    def returned(self, acknowledgement: Any) -> Any:
+        """The stream has stored it."""
         try:
-            future = await publish(self, subject, payload, wait_stall, stream, headers, *args, **kwargs)
-        except BaseException as error:
-            publication.end(error)
-            raise
+            state = find(self._connection)
+            if state is not None and state.limits.sizes:
+                state.limits.accepted(self._subject, size_of(*self._message), acknowledgement.stream)
         finally:
-            told.end()
+            if self._own is not None:
+                self._own.returned(acknowledgement)
+        return acknowledgement
+
+    def raised(self, error: BaseException) -> None:
+        """The stream has refused it, or has not answered."""
         try:
-            publication.sent = (subject, size_of(payload, headers))
-            nats.client(self._nc).awaits(future, publication)
-        except Exception as error:
-            publication.end()
-            report("JetStreamContext.publish_async", error)
+            if is_too_large(error):
+                stream = json.loads(self._told.answer.data).get("stream")
+                limits_of(self._connection).refused(self._subject, size_of(*self._message), stream)
+        finally:
+            if self._own is not None:
+                self._own.raised(error)
+
+
+def stores(nats: Adapter, jetstream: Any, subject: Any, payload: Any, headers: Any, arguments: Any) -> _ToStream | None:
+    """`JetStreamContext.publish` is a request that the stream answers with an acknowledgement."""
+    told, own, client = here(), None, jetstream._nc
+    if told is None:
+        publication = begin(nats.telemetry, "publish", jetstream, client, subject, payload, headers, arguments)
+        if publication is None:
+            return None
+        own = Recorded(publication, acknowledged)
+        told = own.told
+    return _ToStream(told, own, client, subject, (payload, headers))
+
+
+class _Promised:
+    """A message that a stream will acknowledge later."""
+
+    def __init__(self, publication: Publication, client: Client, subject: str, message: tuple[Any, Any]) -> None:
+        self._publication = publication
+        self._client = client
+        self._subject = subject
+        self._message = message
+        self._told = Told(publication.carrier)
+        self._told.stored = True
+
+    def returned(self, future: Future[Any]) -> Any:
+        """The application has a future of the acknowledgement."""
+        self._told.end()
+        try:
+            self._publication.sent = (self._subject, size_of(*self._message))
+            self._client.awaits(future, self._publication)
+        except BaseException:
+            self._publication.end()
+            raise
         return future
 
-    return wrapper
+    def raised(self, error: BaseException) -> None:
+        """It was not published."""
+        self._told.end()
+        self._publication.end(error)
 
 
-def wrap_async_reply(_nats: Nats, handle_reply: Callable[..., Any]) -> Callable[..., Any]:
+def promises(
+    nats: Adapter, jetstream: Any, subject: Any, payload: Any, headers: Any, arguments: Any
+) -> _Promised | None:
+    """`JetStreamContext.publish_async` returns a future of the acknowledgement."""
+    if here() is not None:
+        return None
+    telemetry, client = nats.telemetry, jetstream._nc
+    publication = begin(telemetry, "publish", jetstream, client, subject, payload, headers, arguments)
+    if publication is None:
+        return None
+    return _Promised(publication, keep(client, telemetry, Client), subject, (payload, headers))
+
+
+def _reply(_nats: Adapter, jetstream: Any, msg: Any) -> tuple[Any, Any]:
     """`JetStreamContext._handle_async_reply` raises what a stream refuses a message with; the future stays as it is."""
-
-    async def wrapper(self: Any, msg: Any) -> Any:
-        try:
-            return await handle_reply(self, msg)
-        except Exception as error:
-            guard("JetStreamContext.publish_async", _fail, self, msg, error)
-            raise
-
-    return wrapper
+    return jetstream, msg
 
 
-def _fail(jetstream: Any, reply: Any, error: Exception) -> None:
-    """A stream has refused a message."""
+def _refused(token: tuple[Any, Any], error: BaseException) -> None:
+    jetstream, reply = token
     state = find(jetstream._nc)
     future = jetstream._publish_async_futures.get(reply.subject.rpartition(".")[2])
     publication = state.unanswered.get(future) if state is not None else None
-    if publication is not None:
+    if publication is not None and isinstance(error, Exception):
         if is_too_large(error):
             subject, size = publication.sent
             state.limits.refused(subject, size, json.loads(reply.data).get("stream"))
         state.answered(future, error)
+
+
+wrap_request = calls(requests)
+wrap_jetstream_publish = calls(stores)
+wrap_publish_async = calls(promises)
+wrap_async_reply = around(_reply, failed=_refused)

@@ -9,13 +9,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.safety import guard, report
+from otel_messaging.core.operations import Moment
+from otel_messaging.core.pulls import is_failure
 from otel_messaging.instrumentation.loops import watch
 from otel_messaging.instrumentation.message_list import Batch, Single
-from otel_messaging.instrumentation.state import keep
+from otel_messaging.instrumentation.state import find, keep
+from otel_messaging.instrumentation.wrapping import around
 
 from .client import Client, Deliveries
-from .nested_calls import NOTHING, Told, inherited
+from .nested_calls import NOTHING, Told, calls, here
 from .readers import NUID, describe, fold, identify, split_reply, subscribed
 
 if TYPE_CHECKING:
@@ -25,11 +27,10 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_messaging.core.delivery import Delivery
-    from otel_messaging.core.operations import Moment, Operation
+    from otel_messaging.core.operations import Operation
     from otel_messaging.core.telemetry import One, Telemetry
+    from otel_messaging.instrumentation.adapter import Adapter
     from otel_messaging.instrumentation.loops import HeldByThread
-
-    from .adapter import Nats
 
 
 class _Got(NamedTuple):
@@ -211,77 +212,145 @@ def _one(message: Any, by_subject: bool) -> One:
     return (*facts, (v.DESTINATION, message.subject)) if by_subject else facts, headers
 
 
-def wrap_fetch(nats: Nats, fetch: Callable[..., Any]) -> Callable[..., Any]:
-    """`PullSubscription.fetch` gives a list of messages. What it does for that inside is the library's own."""
-
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not nats.telemetry.enabled or inherited() is not None:
-            return await fetch(self, *args, **kwargs)
-        began = None
-        try:
-            began = nats.fetches(self)
-        except Exception as error:
-            report("PullSubscription.fetch", error)
-        told = Told(NOTHING)
-        try:
-            messages = await fetch(self, *args, **kwargs)
-        except BaseException as error:
-            if began is not None:
-                guard("PullSubscription.fetch", nats.failed, "fetch", self._sub, self, error, began)
-            raise
-        finally:
-            told.end()
-        try:
-            return messages if began is None else nats.fetched(self, messages, began)
-        except Exception as error:
-            report("PullSubscription.fetch", error)
-            return messages
-
-    return wrapper
+def asked_for(message: Any) -> Asked | None:
+    """What gave a message that was pulled and is handled now."""
+    state = find(message._client)
+    asked: Asked | None = state.pulled.get(id(message)) if state is not None else None
+    return asked
 
 
-def wrap_pull_subscribe(nats: Nats, subscribe: Callable[..., Any]) -> Callable[..., Any]:
-    """`JetStreamContext.pull_subscribe` knows the subjects; what it returns does not."""
-
-    async def wrapper(self: Any, subject: Any, *args: Any, **kwargs: Any) -> Any:
-        pulling = await subscribe(self, subject, *args, **kwargs)
-        try:
-            if nats.telemetry.enabled:
-                state = keep(pulling._sub, nats.telemetry, Asked)
-                state.bind(pulling, _filters(subject, *args, **kwargs))
-        except Exception as error:
-            report("JetStreamContext.pull_subscribe", error)
-        return pulling
-
-    return wrapper
+def taking(message: Any) -> Callable[[], None] | None:
+    """What leaves the end of a message's handling to who calls it, if that was taken out of a list."""
+    asked = asked_for(message)
+    return partial(asked.release, message) if asked is not None and asked.took(message) else None
 
 
-def _filters(subject: str, _durable: Any = None, _stream: Any = None, config: Any = None, *_: Any, **__: Any) -> str:
-    return ",".join(getattr(config, "filter_subjects", None) or (subject,))
+def _ask(subscription: Any) -> None:
+    """A subscription is asked for messages: what it gave to the same task before is handled.
+
+    So is what another one to the same subjects gave: some programs subscribe anew for each message.
+    """
+    state, client = find(subscription), find(subscription._conn)
+    if state is not None:
+        state.asked()
+    if client is not None and client.pulled:
+        source = subscribed(subscription)
+        for asked in set(client.pulled.values()):
+            if asked.source == source:
+                asked.asked()
 
 
-def wrap_next_msg(nats: Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
-    """`Subscription.next_msg` gives one message, also that of a push consumer. `fetch` calls it too."""
+class _Next:
+    """A call that asks a subscription for one message."""
 
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not nats.telemetry.enabled or inherited() is not None:
-            return await advance(self, *args, **kwargs)
-        began = None
-        try:
-            began = nats.asks(self)
-        except Exception as error:
-            report("Subscription.next_msg", error)
-        try:
-            message = await advance(self, *args, **kwargs)
-        except BaseException as error:
-            if began is not None:
-                guard("Subscription.next_msg", nats.failed, "next_msg", self, None, error, began)
-            raise
-        try:
-            if began is not None:
-                nats.got(self, message, began)
-        except Exception as error:
-            report("Subscription.next_msg", error)
+    verb = "next_msg"
+
+    def __init__(self, telemetry: Telemetry, owner: Any) -> None:
+        self.telemetry = telemetry
+        self.owner = owner
+        self.began = Moment.now() if telemetry.active_context() is not None else None
+
+    @property
+    def subscription(self) -> Any:
+        """What is asked; None where the library has none any more."""
+        return self.owner
+
+    def state(self) -> Asked:
+        """What is kept for it."""
+        return keep(self.subscription, self.telemetry, Asked)
+
+    def returned(self, result: Any) -> Any:
+        """The application has what it has asked for. Returns what it gets."""
+        context = self.telemetry.active_context()
+        if self.began is None or context is None:
+            return result
+        return self.handed_out(result, context, self.began)
+
+    def handed_out(self, message: Any, context: Context, began: Moment) -> Any:
+        """What the application gets."""
+        self.state().hand_out(message, context, began)
         return message
 
-    return wrapper
+    def raised(self, error: BaseException) -> None:
+        """Asking for messages has raised an exception."""
+        context, subscription = self.telemetry.active_context(), self.subscription
+        if self.began is None or context is None or subscription is None:
+            return
+        if is_failure(error, subscription._conn.is_closed or subscription._closed):
+            operation = self.state().failing(self.verb)
+            if operation is not None:
+                self.telemetry.receive(operation, (), (), context, self.began, error)
+
+
+class _Fetch(_Next):
+    """A call that asks a pull subscription for a list. What it does for that inside is the library's own."""
+
+    verb = "fetch"
+
+    def __init__(self, telemetry: Telemetry, owner: Any) -> None:
+        super().__init__(telemetry, owner)
+        self._told = Told(NOTHING)
+
+    @property
+    def subscription(self) -> Any:
+        """What is asked; None where it is unsubscribed: the library raises an error."""
+        return self.owner._sub
+
+    def state(self) -> Asked:
+        """What is kept for it."""
+        state = super().state()
+        state.bind(self.owner, None)
+        return state
+
+    def returned(self, result: Any) -> Any:
+        """The application gets a list of our own."""
+        self._told.end()
+        return super().returned(result)
+
+    def handed_out(self, message: Any, context: Context, began: Moment) -> Any:
+        """What the application gets."""
+        return self.state().list(message, context, began) if message else message
+
+    def raised(self, error: BaseException) -> None:
+        """Asking for messages has raised an exception."""
+        self._told.end()
+        super().raised(error)
+
+
+def advances(nats: Adapter, subscription: Any) -> _Next | None:
+    """`Subscription.next_msg` gives one message, also that of a push consumer. `fetch` calls it too."""
+    if not nats.telemetry.enabled or here() is not None:
+        return None
+    _ask(subscription)
+    return _Next(nats.telemetry, subscription)
+
+
+def fetches(nats: Adapter, pulling: Any) -> _Fetch | None:
+    """`PullSubscription.fetch` gives a list of messages."""
+    if not nats.telemetry.enabled or here() is not None:
+        return None
+    subscription = pulling._sub
+    if subscription is not None:
+        state = find(subscription)
+        if state is not None:
+            state.fetches()
+        _ask(subscription)
+    return _Fetch(nats.telemetry, pulling)
+
+
+def _pulls(nats: Adapter, _jetstream: Any, subject: Any, config: Any) -> tuple[Telemetry, Any, Any]:
+    """`JetStreamContext.pull_subscribe` knows the subjects; what it returns does not."""
+    return nats.telemetry, subject, config
+
+
+def _pulling(token: tuple[Telemetry, Any, Any], pulling: Any) -> Any:
+    telemetry, subject, config = token
+    if telemetry.enabled:
+        filters = ",".join(getattr(config, "filter_subjects", None) or (subject,))
+        keep(pulling._sub, telemetry, Asked).bind(pulling, filters)
+    return pulling
+
+
+wrap_next_msg = calls(advances)
+wrap_fetch = calls(fetches)
+wrap_pull_subscribe = around(_pulls, _pulling)

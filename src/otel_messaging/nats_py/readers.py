@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
+from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import as_text, fields
 
 if TYPE_CHECKING:
@@ -18,7 +19,11 @@ _MESSAGE_ID = "nats-msg-id"
 _INBOX = re.compile(r"\.[0-9A-Za-z]{22}(\.[0-9A-Za-z]+)?$")  # any client's, whatever its prefix is
 NUID = re.compile(r"[0-9A-Za-z]{22}$")  # a consumer's name, where the library makes it up
 DELIVERED = "$JS.ACK."  # what replies to messages of JetStream begin with
+_SERVICE_ERROR = "Nats-Service-Error"
+_SERVICE_ERROR_CODE = "Nats-Service-Error-Code"
 _SHORT, _LONG = 9, 11  # how many words such a reply has: without and with a domain and an account
+
+Outcome = tuple[Failure | None, v.Facts]
 
 
 def describe(payload: Any, headers: dict[str, Any] | None) -> v.Facts:
@@ -61,6 +66,24 @@ def sendable(headers: Any) -> Any:
     except Exception:
         return headers  # the library says itself what is wrong with them
     return {name: value for name, value in headers.items() if name not in refused} or None if refused else headers
+
+
+def replied(reply: Any) -> Outcome:
+    """A service tells in headers that it has failed; the library returns its reply as any other."""
+    headers = reply.headers
+    if not headers or _SERVICE_ERROR not in headers:
+        return None, ()
+    code, description = as_text(headers.get(_SERVICE_ERROR_CODE)), as_text(headers[_SERVICE_ERROR])
+    return Failure(code or _SERVICE_ERROR, v.cut(description or "")), ()
+
+
+def acknowledged(acknowledgement: Any) -> Outcome:
+    """A stream tells where it has stored a message, or anybody does who has subscribed to the subject."""
+    return None, (
+        (v.NATS_STREAM, v.named(acknowledgement.stream)),
+        (v.NATS_SEQUENCE, v.counted(acknowledgement.seq)),
+        (v.NATS_DUPLICATE, True if acknowledgement.duplicate else None),
+    )
 
 
 def peer(client: Any) -> v.Facts:

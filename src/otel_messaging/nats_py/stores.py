@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import Cache
 from otel_messaging.core.finalizers import finalizer
-from otel_messaging.core.safety import guard, report
+from otel_messaging.core.safety import guard
+from otel_messaging.instrumentation.closing import closes
 from otel_messaging.instrumentation.loops import shared_since
 from otel_messaging.instrumentation.state import find, keep
+from otel_messaging.instrumentation.wrapping import reading
 
 from .client import Client
-from .looping import loops
-from .nested_calls import NOTHING, Told, inherited, telling, wrap_silently
+from .looping import loops, steps
+from .nested_calls import NOTHING, Inside, Told, calls, here, silently
 from .readers import fold, split_reply
 
 if TYPE_CHECKING:
@@ -32,9 +34,9 @@ if TYPE_CHECKING:
     from otel_messaging.core.delivery import Delivery
     from otel_messaging.core.operations import Operation, Publication
     from otel_messaging.core.telemetry import Telemetry
-    from otel_messaging.instrumentation.loops import Held
+    from otel_messaging.instrumentation.adapter import Adapter
 
-    from .adapter import Nats
+    from .nested_calls import Call
 
 _ABSENT = frozenset({"KeyNotFoundError", "NoKeysError", "ObjectNotFoundError"})
 _WATCHING = ("KeyValue.watch.<locals>.watch_updates", "ObjectStore.watch.<locals>.watch_updates")
@@ -63,23 +65,24 @@ class Store:
             self._operations[verb] = operation
         return operation
 
-    def begin(self, verb: str, facts: v.Facts, context: Context) -> Stored:
+    def begin(self, verb: str, facts: v.Facts, context: Context, answer: Callable[[Any], v.Facts]) -> Stored:
         """Begin a call."""
         publication = self.telemetry.store(self.operation(v.STORE, verb), facts, context)
-        return Stored(self, verb, publication)
+        return Stored(self, verb, publication, answer)
 
 
 class Stored(Told):
     """A call that reads or writes a bucket."""
 
-    __slots__ = ("_publication", "_reads", "_store")
+    __slots__ = ("_answer", "_publication", "_reads", "_store")
 
-    def __init__(self, store: Store, verb: str, publication: Publication) -> None:
+    def __init__(self, store: Store, verb: str, publication: Publication, answer: Callable[[Any], v.Facts]) -> None:
         carries = store.telemetry.settings.store_context
-        super().__init__(publication.carrier if carries else NOTHING)
         self._store = store
+        self._answer = answer
         self._reads = carries and verb.startswith("get")
         self._publication: Publication | None = publication
+        super().__init__(publication.carrier if carries else NOTHING)
 
     def carries(self, subject: str) -> Mapping[str, str]:
         """The context goes into entries, and once into an object: not into its chunks, nor into questions."""
@@ -92,11 +95,25 @@ class Stored(Told):
         if headers and self._publication is not None:
             self._store.telemetry.found(self._publication, headers)
 
-    def finish(self, error: BaseException | None, facts: v.Facts) -> None:
-        """The call has returned, or raised. That there is no such value is an answer, and no error."""
+    def returned(self, result: Any) -> Any:
+        """The call has returned what is known to be an answer."""
+        self.end()
+        facts: v.Facts = ()
+        try:
+            facts = self._answer(result)
+        finally:
+            self._finish(None, facts)
+        return result
+
+    def raised(self, error: BaseException) -> None:
+        """The call has raised an exception. That there is no such value is an answer, and no error."""
+        self.end()
+        self._finish(None if _is_absence(error) else error, ())
+
+    def _finish(self, error: BaseException | None, facts: v.Facts) -> None:
         publication, self._publication = self._publication, None
         if publication is not None:
-            publication.end(None if error is not None and _is_absence(error) else error, facts)
+            publication.end(error, facts)
 
 
 def _is_absence(error: BaseException) -> bool:
@@ -130,78 +147,41 @@ def _nothing(_answer: Any) -> v.Facts:
     return ()
 
 
-def _key(key: str) -> Callable[..., v.Facts]:
-    """Reads the key, from a method whose first argument it is."""
-
-    def read(*args: Any, **kwargs: Any) -> v.Facts:
-        if not args and key not in kwargs:
-            raise TypeError(f"missing argument: {key!r}")
-        found = args[0] if args else kwargs[key]
-        return ((v.NATS_KEY, v.named(found)),)
-
-    return read
+def _key(key: Any) -> v.Facts:
+    return ((v.NATS_KEY, v.named(key)),)
 
 
-def _value(key: Any, value: Any, *_args: Any, **_kwargs: Any) -> v.Facts:
-    """Reads the key and the value's size."""
-    size = len(value) if isinstance(value, (bytes, bytearray, str)) else None
-    return ((v.NATS_KEY, v.named(key)), (v.BODY_SIZE, size))
+def _value(key: Any, value: Any) -> v.Facts:
+    """The key and the value's size."""
+    return (*_key(key), (v.BODY_SIZE, len(value) if isinstance(value, (bytes, bytearray, str)) else None))
 
 
-def _no_key(*_args: Any, **_kwargs: Any) -> v.Facts:
+def _name(name: Any) -> v.Facts:
+    return _key(name)
+
+
+def _no_key() -> v.Facts:
     return ()
 
 
 def _stores(
-    verb: str, arguments: Callable[..., v.Facts], answer: Callable[[Any], v.Facts]
-) -> Callable[[Nats, Callable[..., Any]], Callable[..., Any]]:
+    verb: str, details: Callable[..., v.Facts], answer: Callable[[Any], v.Facts]
+) -> Callable[[Any, Callable[..., Any]], Callable[..., Any]]:
     """The replacement of a method of a store.
 
     Args:
         verb: the library's own word for it.
-        arguments: reads what is known from the method's arguments.
+        details: reads what is known from the method's arguments, by their names.
         answer: reads what is known from what it returns.
     """
 
-    def wrap(nats: Nats, method: Callable[..., Any]) -> Callable[..., Any]:
-        async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-            stored = _begin(nats, verb, self, partial(arguments, *args, **kwargs))
-            if stored is None:
-                return await method(self, *args, **kwargs)
-            try:
-                result = await method(self, *args, **kwargs)
-            except BaseException as error:
-                stored.finish(error, ())
-                raise
-            finally:
-                stored.end()
-            stored.finish(None, _read(answer, result))
-            return result
+    def before(nats: Adapter, store: Any, *arguments: Any) -> Stored | None:
+        context = nats.telemetry.outgoing() if here() is None else None
+        if context is None:
+            return None
+        return keep(store, nats.telemetry, Store).begin(verb, details(*arguments), context, answer)
 
-        return wrapper
-
-    return wrap
-
-
-def _begin(nats: Nats, verb: str, store: Any, read: Callable[[], v.Facts]) -> Stored | None:
-    try:
-        facts = read()
-    except TypeError:
-        return None  # wrong arguments: the library says so itself
-    try:
-        context = nats.telemetry.outgoing() if inherited() is None else None
-        return None if context is None else keep(store, nats.telemetry, Store).begin(verb, facts, context)
-    except Exception as error:
-        report(f"{verb} of a bucket", error)
-        return None
-
-
-def _read(answer: Callable[[Any], v.Facts], result: Any) -> v.Facts:
-    try:
-        return answer(result)
-    except Exception as error:
-        report("reading what a bucket has", error)
-        return ()
+    return calls(reading(before, details))
 
 
 class Watched:
@@ -253,96 +233,48 @@ def _mark(message: Any) -> Any:
     return state.get("nuid"), bool(state.get("deleted"))
 
 
-def watching(nats: Nats, callback: Any) -> Any:
+def watching(telemetry: Telemetry, callback: Any) -> Any:
     """The callback of a watcher, which makes updates of messages without their headers, but for a note of these."""
     function = getattr(callback, "__qualname__", "")
-    if function not in _WATCHING or not nats.telemetry.settings.store_context:
+    if function not in _WATCHING or not telemetry.settings.store_context:
         return callback
     cells = dict(zip(callback.__code__.co_freevars, callback.__closure__, strict=True))
-    return partial(_note, keep(cells["watcher"].cell_contents, nats.telemetry, Watched), callback)
+    return partial(_note, keep(cells["watcher"].cell_contents, telemetry, Watched), callback)
 
 
 async def _note(watched: Watched, callback: Callable[..., Any], message: Any) -> Any:
-    try:
-        watched.saw(message)
-    except Exception as error:
-        report("watching a bucket", error)
+    guard("watching a bucket", watched.saw, message)
     return await callback(message)
 
 
-def wrap_get_msg(nats: Nats, get: Callable[..., Any]) -> Callable[..., Any]:
+def finds(nats: Adapter, manager: Any) -> Call | None:
     """`JetStreamManager.get_msg` is how a store reads, with the headers; what it gives to the application has none."""
-
-    silently = wrap_silently(nats, get)
-
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        told = telling.get()
-        if not isinstance(told, Stored) or not told.is_here():
-            return await silently(self, *args, **kwargs)
-        message = await get(self, *args, **kwargs)
-        try:
-            told.found(message)
-        except Exception as error:
-            report("JetStreamManager.get_msg", error)
-        return message
-
-    return wrapper
+    told = here()
+    return Inside(told.found) if isinstance(told, Stored) else silently(nats, manager)
 
 
-def wrap_update(nats: Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
-    """`async for` over a watcher, or `updates()`: an update is handled until the next is asked for."""
-
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if inherited() is not None:
-            return await advance(self, *args, **kwargs)  # `keys` and its like watch, too
-        held: Held | None = None
-        state = find(self)
-        if state is not None:
-            held = state.shared.asked()
-        update = await advance(self, *args, **kwargs)
-        try:
-            if nats.telemetry.enabled:
-                state = keep(self, nats.telemetry, Watched)
-                (held or state.shared.asked()).hold(state.hand_out(update))
-        except Exception as error:
-            report("a watcher's updates", error)
-        return update
-
-    return wrapper
-
-
-def wrap_stop(_nats: Nats, stop: Callable[..., Any]) -> Callable[..., Any]:
-    """A watcher is stopped: its last update is handled."""
-
-    async def wrapper(self: Any) -> Any:
-        state = find(self)
-        if state is not None:
-            guard("a watcher's stop", state.close)
-        return await stop(self)
-
-    return wrapper
-
+wrap_get_msg = calls(finds)
 
 ENTRIES: dict[str, Any] = {
-    "get": _stores("get", _key("key"), _entry),
+    "get": _stores("get", _key, _entry),
     "put": _stores("put", _value, _revision),
     "create": _stores("create", _value, _revision),
     "update": _stores("update", _value, _revision),
-    "delete": _stores("delete", _key("key"), _nothing),
-    "purge": _stores("purge", _key("key"), _nothing),
+    "delete": _stores("delete", _key, _nothing),
+    "purge": _stores("purge", _key, _nothing),
     "purge_deletes": _stores("purge_deletes", _no_key, _nothing),
     "keys": _stores("keys", _no_key, _several),
-    "history": _stores("history", _key("key"), _several),
+    "history": _stores("history", _key, _several),
     "status": _stores("status", _no_key, _nothing),
 }
 """The methods of `KeyValue`."""
 
 OBJECTS: dict[str, Any] = {
-    "get": _stores("get", _key("name"), _object),
-    "get_info": _stores("get_info", _key("name"), _object),
-    "put": _stores("put", _key("name"), _object),
-    "update_meta": _stores("update_meta", _key("name"), _nothing),
-    "delete": _stores("delete", _key("name"), _nothing),
+    "get": _stores("get", _name, _object),
+    "get_info": _stores("get_info", _name, _object),
+    "put": _stores("put", _name, _object),
+    "update_meta": _stores("update_meta", _name, _nothing),
+    "delete": _stores("delete", _name, _nothing),
     "list": _stores("list", _no_key, _several),
     "seal": _stores("seal", _no_key, _nothing),
     "status": _stores("status", _no_key, _nothing),
@@ -350,9 +282,9 @@ OBJECTS: dict[str, Any] = {
 """The methods of `ObjectStore`."""
 
 WATCHERS: dict[str, Any] = {
-    "updates": wrap_update,
-    "__anext__": wrap_update,
+    "updates": steps(Watched),
+    "__anext__": steps(Watched),
     "__aiter__": loops(Watched),
-    "stop": wrap_stop,
+    "stop": closes,
 }
-"""The methods of watchers, which both have."""
+"""The methods of watchers, which both have: by `stop`, the last update is handled."""

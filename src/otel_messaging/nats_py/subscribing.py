@@ -6,12 +6,13 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from otel_messaging.core.safety import guard, report
+from otel_messaging.core.safety import guard
 from otel_messaging.instrumentation.loops import handle, shared_since
 from otel_messaging.instrumentation.state import find, keep
+from otel_messaging.instrumentation.wrapping import around
 
 from .client import Client
-from .looping import loops
+from .looping import loops, steps
 from .readers import consumed_from, subscribed
 from .stores import watching
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_messaging.core.telemetry import Telemetry
-
-    from .adapter import Nats
+    from otel_messaging.instrumentation.adapter import Adapter
 
 
 _ACCEPTED_FROM_LIBRARY = ("_auto_ack_callback.<locals>.new_callback", "Endpoint._handle_request")
@@ -35,6 +35,7 @@ class _Iterated:
         subscription = iterator._sub
         self.client = keep(subscription._conn, telemetry, Client)
         self.deliveries = self.client.deliveries(*subscribed(subscription))
+        self.hand_out = self.deliveries.hand_out
 
     def close(self) -> None:
         """The subscription is closed, perhaps in another task."""
@@ -53,73 +54,45 @@ def _is_application(callback: Any) -> bool:
     return not own or getattr(function, "__qualname__", "").endswith(_ACCEPTED_FROM_LIBRARY)
 
 
-def wrap_subscribe(nats: Nats, subscribe: Callable[..., Any]) -> Callable[..., Any]:
+def subscribes(nats: Adapter, client: Any, subject: Any, queue: Any, cb: Any) -> tuple[None, Any]:
     """`Client.subscribe` takes the callback that messages are handled by, JetStream's push consumers' too."""
-
-    async def wrapper(self: Any, subject: Any, queue: Any = "", cb: Any = None, *args: Any, **kwargs: Any) -> Any:
-        callback = cb
-        try:
-            if cb is not None and nats.telemetry.enabled and isinstance(subject, str) and _is_application(cb):
-                client = nats.client(self)
-                source = consumed_from(subject, queue, client.consumers.get(subject))
-                callback = partial(handle, client.deliveries(*source).hand_out, cb)
-            elif cb is not None and nats.telemetry.enabled:
-                callback = watching(nats, cb)
-        except Exception as error:
-            report("Client.subscribe", error)
-        return await subscribe(self, subject, queue, callback, *args, **kwargs)
-
-    return wrapper
+    telemetry = nats.telemetry
+    if cb is None or not telemetry.enabled:
+        return None, cb
+    if not isinstance(subject, str) or not _is_application(cb):
+        return None, watching(telemetry, cb)
+    state = keep(client, telemetry, Client)
+    source = consumed_from(subject, queue, state.consumers.get(subject))
+    return None, partial(handle, state.deliveries(*source).hand_out, cb)
 
 
-def wrap_subscribe_bind(nats: Nats, bind: Callable[..., Any]) -> Callable[..., Any]:
+def binds(nats: Adapter, jetstream: Any, config: Any) -> Callable[[], Any] | None:
     """`JetStreamContext.subscribe_bind` knows the consumer; `Client.subscribe` inside sees only a made-up subject."""
-
-    async def wrapper(self: Any, stream: Any, config: Any, consumer: Any, *args: Any, **kwargs: Any) -> Any:
-        consumers: dict[Any, Any] = {}
-        subject = None
-        try:
-            if nats.telemetry.enabled:
-                consumers, subject = nats.client(self._nc).consumers, config.deliver_subject
-                consumers[subject] = config
-        except Exception as error:
-            report("JetStreamContext.subscribe_bind", error)
-        try:
-            return await bind(self, stream, config, consumer, *args, **kwargs)
-        finally:
-            consumers.pop(subject, None)
-
-    return wrapper
+    if not nats.telemetry.enabled:
+        return None
+    consumers, subject = keep(jetstream._nc, nats.telemetry, Client).consumers, config.deliver_subject
+    consumers[subject] = config
+    return partial(consumers.pop, subject, None)
 
 
-wrap_aiter = loops(_Iterated)
+def _bound(forget: Callable[[], Any], subscription: Any) -> Any:
+    forget()
+    return subscription
 
 
-def wrap_anext(nats: Nats, advance: Callable[..., Any]) -> Callable[..., Any]:
-    """`async for` over `Subscription.messages`: a message is handled until the next is asked for."""
-
-    async def wrapper(self: Any) -> Any:
-        state = find(self)
-        held = state.shared.asked() if state is not None else None
-        message = await advance(self)
-        try:
-            if nats.telemetry.enabled:
-                state = keep(self, nats.telemetry, _Iterated)
-                (held or state.shared.asked()).hold(state.deliveries.hand_out(message))
-        except Exception as error:
-            report("Subscription.messages", error)
-        return message
-
-    return wrapper
+def _not_bound(forget: Callable[[], Any], _error: BaseException) -> None:
+    forget()
 
 
-def wrap_cancel(_nats: Nats, cancel: Callable[..., Any]) -> Callable[..., Any]:
+def cancels(_nats: Adapter, iterator: Any) -> None:
     """The iterator of a subscription is cancelled when that is closed, drained or unsubscribed."""
+    for state in (find(iterator), find(iterator._sub)):
+        if state is not None:
+            guard("Subscription.messages", state.close)
 
-    def wrapper(self: Any) -> Any:
-        for state in (find(self), find(self._sub)):
-            if state is not None:
-                guard("Subscription.messages", state.close)
-        return cancel(self)
 
-    return wrapper
+wrap_subscribe = around(subscribes, replaces="cb")
+wrap_subscribe_bind = around(binds, _bound, _not_bound)
+wrap_aiter = loops(_Iterated)
+wrap_anext = steps(_Iterated)
+wrap_cancel = around(cancels)
