@@ -215,6 +215,8 @@ class _Loop:
         own(self, "_token", object())  # not the loop itself, which nothing may keep
 
     def __getattr__(self, name: str) -> Any:
+        if name in _Loop.__slots__:
+            raise AttributeError(name)  # making it has failed: it would look for the consumer in the consumer
         return getattr(self._consumer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
