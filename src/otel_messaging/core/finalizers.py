@@ -13,8 +13,8 @@ import atexit
 import gc
 import sys
 from collections import deque
-from functools import wraps
-from threading import get_ident
+from functools import partial, wraps
+from threading import get_ident, local
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 Owner = TypeVar("Owner")
 
-finalizing: set[int] = set()
-"""The threads in which the collector is at work: nearly always none, which costs little to see."""
-_letting_go: set[int] = set()
-"""Those in which a `finalizer` is at work, also below the collector or around it."""
+finalizing: dict[object, object] = {}
+"""The threads in which a `finalizer` is at work, and what the collector does: nearly always nothing."""
 aside: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 """What is to be called in an ordinary call: nearly always nothing."""
 _at_exit: list[object] = []
@@ -33,7 +31,8 @@ _at_exit: list[object] = []
 
 def is_finalizing() -> bool:
     """Whether the collector, or a `finalizer`, is at work in this thread."""
-    return get_ident() in finalizing
+    doing = finalizing.get(_collector)
+    return get_ident() in finalizing or (doing is not None and getattr(_own, "start", None) is doing)
 
 
 def put_aside(end: Callable[..., object], *args: Any) -> None:
@@ -72,33 +71,39 @@ def finalizer(method: Callable[[Owner], None]) -> Callable[[Owner], None]:
         if is_exiting():
             return
         thread = get_ident()
-        collects, outermost = thread in finalizing, thread not in _letting_go
+        outermost = thread not in finalizing
         try:
-            _letting_go.add(thread)
-            finalizing.add(thread)
+            finalizing[thread] = True
             method(self)
         finally:
             if outermost:
-                _letting_go.discard(thread)
-            if not collects:
-                finalizing.discard(thread)
+                finalizing.pop(thread, None)
 
     return __del__
 
 
-def _watch_collector(phase: str, _info: dict[str, int]) -> None:
-    thread = get_ident()
-    if phase == "start":
-        finalizing.add(thread)
-    elif thread not in _letting_go:  # nothing else is asked: a signal may have cut off an earlier call of this
-        finalizing.discard(thread)
+class _Collector:
+    """Is told when the collector begins and ends, without a line of Python.
+
+    A signal that arrives while the collector is at work is handled by the next line that runs. If that were one of
+    ours, what the handler raises, such as Ctrl-C, would be lost: what is raised in such a call goes no further.
+    """
+
+    start = property(None, finalizing.__setitem__)
+    stop = property(None, finalizing.pop)
+
+
+_collector = _Collector()
+_own = local()
+"""What the collector did last in each thread, by the object that describes it."""
 
 
 def disown() -> None:
     """In a forked child: what was put aside is for the parent to end, and the collector's other threads are gone."""
     aside.clear()
-    for threads in (finalizing, _letting_go):
-        threads.intersection_update((get_ident(),))
+    for at_work in list(finalizing):
+        if at_work != get_ident() and not (at_work is _collector and is_finalizing()):
+            finalizing.pop(at_work, None)
 
 
-gc.callbacks.append(_watch_collector)
+gc.callbacks.extend((partial(setattr, _own), partial(setattr, _collector)))
