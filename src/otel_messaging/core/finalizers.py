@@ -90,7 +90,7 @@ class _Collector:
     """
 
     start = property(None, finalizing.__setitem__)
-    stop = property(None, finalizing.pop)
+    stop = property(None, finalizing.pop)  # type: ignore[arg-type]
 
 
 _collector = _Collector()
