@@ -21,7 +21,7 @@ ALLOWED = {
     **{library: {*ENGINE, library} for library in LIBRARIES},
 }
 """Which parts a part of the package may import. The doctor may look at all of them."""
-CIRCULAR = {"aio_pika", "kafka_python"}
+CIRCULAR = {"kafka_python"}
 """The libraries whose modules still import one another in circles, for types."""
 VERSION = "_version"
 

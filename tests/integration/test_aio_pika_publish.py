@@ -602,7 +602,8 @@ async def test_a_hook_is_told_of_the_message_by_the_librarys_names(connect, reco
     (request,) = requests
     assert request.client is driver.channel.default_exchange
     assert request.destination == ""
-    assert request.arguments == {"message": message, "routing_key": queue.name, "mandatory": False}
+    asked = {"message": message, "routing_key": queue.name, "mandatory": False, "immediate": False, "timeout": None}
+    assert request.arguments == asked
 
 
 async def test_what_is_kept_for_an_exchange_goes_with_it(connect, caplog):

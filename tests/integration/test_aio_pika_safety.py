@@ -9,28 +9,24 @@ from aio_pika import Message
 from aio_pika.exceptions import QueueEmpty
 from aio_pika.patterns import RPC
 
-from otel_messaging.aio_pika import adapter, connections, consuming, iterating, publishing, pulling, rpc
+from otel_messaging.aio_pika import adapter, connections, consuming, iterating, publishing, pulled, rpc, sources
 from otel_messaging.core import telemetry
 from otel_messaging.instrumentation import loops
 
 BROKEN = [
     (adapter, "identify"),
     (adapter.AioPika, "source"),
-    (adapter.AioPika, "pattern"),
-    (adapter.AioPika, "asks"),
-    (adapter.AioPika, "got"),
-    (adapter.AioPika, "failed"),
     (adapter.AioPika, "settlement"),
     (adapter.AioPika, "delivery"),
-    (connections, "keep"),
+    (consuming, "keep"),
     (connections, "server"),
     (connections.Connection, "declared"),
     (connections.v, "peer"),
-    (consuming, "describe"),
-    (consuming, "fold"),
     (consuming, "_is_application"),
-    (consuming.Source, "hand_out"),
-    (consuming.Source, "pull"),
+    (sources, "describe"),
+    (sources, "fold"),
+    (sources.Source, "hand_out"),
+    (sources.Source, "pull"),
     (iterating, "identify"),
     (iterating, "keep"),
     (iterating, "find"),
@@ -41,8 +37,8 @@ BROKEN = [
     (publishing, "_returned"),
     (publishing, "assigned_id"),
     (publishing.Exchange, "publish"),
-    (pulling.Pulled, "hold"),
-    (pulling.Pulled, "settled"),
+    (pulled.Pulled, "hold"),
+    (pulled.Pulled, "settled"),
     (rpc, "assigned_id"),
     (rpc.Call, "concerns"),
     (rpc.Reply, "concerns"),

@@ -11,7 +11,9 @@ import threading
 import pytest
 from opentelemetry import context
 
-from otel_messaging.aio_pika import iterating, rpc, settling
+from otel_messaging.aio_pika import adapter, iterating, rpc, settling
+from otel_messaging.instrumentation.settling import settled, settling_failed
+from otel_messaging.instrumentation.wrapping import around
 from otel_messaging.nats_py import nested_calls
 from tests.support.recorder import shape
 
@@ -78,7 +80,7 @@ async def test_an_iterator_in_a_cycle_is_collected_while_metrics_are_exported(co
     assert [shape(span)["status"] for span in spans] == [("OK", None)] * 2
 
 
-async def forever(*_arguments):
+async def forever(self, message=None, exc_val=None):
     await asyncio.sleep(0)
 
 
@@ -93,17 +95,25 @@ class Telemetry:
 
 class Adapter:
     telemetry = Telemetry()
+    message = None
+
+    def handled(self, message):
+        return message
+
+
+def lasting(before):
+    return around(before, settled, settling_failed)(Adapter(), forever)
 
 
 BEGINNINGS = {
-    "a call": (rpc.at_work, lambda: rpc.wrap_call(Adapter(), forever)(None)),
-    "an answer": (rpc.at_work, lambda: rpc.wrap_answer(Adapter(), forever)(None, "name", None)),
+    "a call": (rpc.at_work, lambda: lasting(rpc.calls)(None)),
+    "an answer": (rpc.at_work, lambda: lasting(rpc.answers)(None)),
     "the end of a block": (
-        settling.leaving,
-        lambda: settling.wrap_process_exit(Adapter(), forever)(Adapter(), ValueError, ValueError(), None),
+        adapter.leaving,
+        lambda: lasting(settling.leaves_process)(Adapter(), exc_val=ValueError()),
     ),
     "the end of an iterator": (
-        settling.giving_back,
+        adapter.giving_back,
         lambda: iterating.wrap_close(Adapter(), forever).__get__(Adapter(), Adapter)(),
     ),
     "what is not told of": (nested_calls.telling, lambda: nested_calls.wrap_silently(Adapter(), forever)(Adapter())),

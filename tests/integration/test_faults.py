@@ -16,11 +16,11 @@ BARE = {
     # What reports is trusted not to fail, and so is what the interpreter runs when it lets go of an object.
     "report", "guard", "_log", "_origin", "is_finalizing", "finalizer", "__del__",
     # What stands in the place of the library's own: a replacement itself, an iterator's step, a callback.
-    "wrapper", "closing", "handle", "__iter__", "__aiter__", "__next__", "__anext__", "__getattr__", "__class__",
+    "wrapper", "handle", "__iter__", "__aiter__", "__next__", "__anext__", "__getattr__", "__class__",
     "__hash__", "__eq__", "__aenter__", "__aexit__",
 }  # fmt: skip
 """The functions of ours that have no guard around them, because they are the guard, or the call."""
-WRAPPED: list[str] = ["nats_py"]
+WRAPPED = ["aio_pika", "nats_py"]
 """The libraries whose replacements are compiled, all of them."""
 
 

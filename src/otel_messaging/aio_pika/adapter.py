@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core import vocabulary as v
-from otel_messaging.core.operations import Failure, Moment
-from otel_messaging.core.pulls import is_failure
 from otel_messaging.instrumentation.settling import Last
-from otel_messaging.instrumentation.state import find, keep
+from otel_messaging.instrumentation.state import keep
 
 from .connections import Connection
-from .consuming import Source
-from .messages import source_of
-from .publishing import Exchange
-from .pulling import Pulled
-from .readers import Identity, address, identify, is_closed, server, transport
-from .rpc import Call, Reply
-from .settling import giving_back, leaving
+from .readers import Identity, identify
+from .sources import Source
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_messaging.core.delivery import Delivery
-    from otel_messaging.core.operations import Publication, Settlement
+    from otel_messaging.core.operations import Settlement
     from otel_messaging.core.telemetry import Telemetry
     from otel_messaging.instrumentation.settling import Ends
+
+    from .pulled import Pulled
+
+giving_back: ContextVar[object] = ContextVar("otel_messaging_aio_pika_giving_back", default=None)
+"""Set while an iterator is being closed here, and gives back what nobody has handled: that is the library's doing."""
+
+leaving: ContextVar[object] = ContextVar("otel_messaging_aio_pika_leaving", default=None)
+"""Set while an exception leaves a `message.process()` here: that there is no channel to reject by is swallowed then."""
 
 
 class AioPika:
@@ -45,55 +47,20 @@ class AioPika:
         """
         return keep(connection, self.telemetry, Connection).source(queue)
 
-    def pattern(
-        self, pattern: Call | Reply, exchange: Any, message: Any, routing_key: str, context: Context
-    ) -> Publication | None:
-        """A pattern of the library publishes a message: a call, which it ends itself, or a reply."""
-        if isinstance(pattern, Reply):
-            if message.type == "error":
-                pattern.fail(Failure("error", "answered with an error"), unless_failed=True)
-            return None
-        pattern.publication = keep(exchange, self.telemetry, Exchange).publish(message, routing_key, context, "call")
-        return pattern.publication
+    def source_of(self, message: Any) -> Source:
+        """Where a message has come from: our callbacks know it, and an iterator knows its queue.
 
-    def asks(self, queue: Any) -> Moment | None:
-        """A queue is asked for one message: what it gave to the same task before is handled."""
-        state = find(queue.channel)
-        if state is not None:
-            state.asked(queue.name)
-        return Moment.now() if self.telemetry.active_context() is not None else None
-
-    def got(self, queue: Any, message: Any, began: Moment) -> None:
-        """A queue has given one message."""
-        context = self.telemetry.active_context()
-        if context is None:
-            return
-        source = self.source(queue.name, message._IncomingMessage__channel.connection)
-        delivery = source.pull(message, context, began)
-        if delivery is None:
-            return
-        if not delivery.done:
-            pulled = keep(queue.channel, self.telemetry, partial(Pulled, self))
-            pulled.hold(None if message.processed else queue.name, delivery, identify(message))
-        self.telemetry.tell_consume_hook(delivery, message)
-
-    def failed(self, verb: str, queue: Any, error: BaseException, began: Moment) -> None:
-        """Asking a queue for messages has raised an exception.
-
-        Args:
-            verb: the library's own word for it.
-            queue: the queue.
-            error: the exception.
-            began: when it was asked.
+        Through the default exchange the routing key is the queue's name.
         """
-        context = self.telemetry.active_context()
-        if context is not None and is_failure(error, is_closed(queue)):
-            connection = transport(queue)
-            if connection is not None:
-                source = self.source(queue.name, connection)
-            else:
-                source = Source(self.telemetry, queue.name, ((v.SYSTEM, "rabbitmq"), *server(address(queue))))
-            self.telemetry.receive(source.asking(verb), (), (), context, began, error)
+        channel = message._IncomingMessage__channel
+        callback = channel.consumers.get(message.consumer_tag)
+        callback = getattr(callback, "__wrapped__", callback)
+        given = callback.args[0] if isinstance(callback, partial) and callback.args else None
+        if isinstance(given, partial) and given.args and isinstance(given.args[0], Source):
+            return given.args[0]
+        queue = getattr(getattr(given, "__self__", None), "_amqp_queue", None)
+        name = queue.name if queue is not None else "" if message.exchange else message.routing_key
+        return self.source(name or "", channel.connection)
 
     def settlement(self, verb: str, message: Any, details: v.Attributes) -> Ends | None:
         """Begin to settle a message."""
@@ -118,7 +85,7 @@ class AioPika:
         if delivery is not None:
             operation = delivery.operation
         else:
-            operation = source_of(self, message).operation(message.exchange, message.routing_key)
+            operation = self.source_of(message).operation(message.exchange, message.routing_key)
         return self.telemetry.settle(verb, operation, delivery, facts, details)
 
     def delivery(self, message: Any, context: Context) -> Delivery | None:
@@ -131,3 +98,8 @@ class AioPika:
             pulled = self.pulled.get(identity)
             return pulled.find(identity) if pulled is not None else None
         return delivery
+
+    def handled(self, message: Any) -> Delivery | None:
+        """The span of a message, while it is handled here and instrumentation is on."""
+        context = self.telemetry.active_context()
+        return None if context is None else self.delivery(message, context)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from contextvars import Context as EmptyContext
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 from otel_messaging.core import vocabulary as v
 from otel_messaging.core.cache import LIMIT, Cache
-from otel_messaging.core.safety import guard, report
-from otel_messaging.instrumentation.state import keep
+from otel_messaging.core.safety import report
 
-from .consuming import Source
 from .readers import server
+from .sources import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from otel_messaging.core.telemetry import Telemetry
 
-    from .adapter import AioPika
-    from .publishing import Exchange
+
+class Publisher(Protocol):
+    """What publishes to exchanges, and has read where to from the connection."""
+
+    def forget(self, queue: str | None = None) -> None:
+        """The connection is closed, and the next one may be to another address; or a queue has become another one."""
 
 
 class Connection:
@@ -29,14 +29,14 @@ class Connection:
 
     Attributes:
         facts: its server, and to what address of that it is.
-        exchanges: those whose messages have these facts.
+        publishers: those whose messages have these facts.
     """
 
     def __init__(self, telemetry: Telemetry, connection: Any) -> None:
         self.telemetry = telemetry
         peer = _peer(connection) if telemetry.vocabulary.semconv else ()
         self.facts: v.Facts = ((v.SYSTEM, "rabbitmq"), *server(connection.url), *peer)
-        self.exchanges: WeakSet[Exchange] = WeakSet()
+        self.publishers: WeakSet[Publisher] = WeakSet()
         self._temporary: dict[str, None] = {}
         self._sources: Cache[str, Source] = Cache()
         connection.closing.add_done_callback(self._closed, context=EmptyContext())
@@ -68,8 +68,8 @@ class Connection:
         self._forget()
 
     def _forget(self, queue: str | None = None) -> None:
-        for exchange in tuple(self.exchanges):
-            exchange.forget(queue)
+        for publisher in tuple(self.publishers):
+            publisher.forget(queue)
 
 
 def _peer(connection: Any) -> v.Facts:
@@ -82,31 +82,3 @@ def _peer(connection: Any) -> v.Facts:
     except Exception as error:
         report("the address that a connection is to", error)
         return ()
-
-
-def wrap_queue_declare(pika: AioPika, declare: Callable[..., Any]) -> Callable[..., Any]:
-    """`aiormq.Channel.queue_declare` tells which queues are the connection's own, also anew after a reconnect."""
-
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = await declare(self, *args, **kwargs)
-        if pika.telemetry.enabled:
-            guard("Channel.queue_declare", partial(_declared, pika, self.connection, result, *args, **kwargs))
-        return result
-
-    return wrapper
-
-
-def _declared(
-    pika: AioPika,
-    connection: Any,
-    result: Any,
-    queue: str = "",
-    *,
-    passive: bool = False,
-    exclusive: bool = False,
-    auto_delete: bool = False,
-    **_: Any,
-) -> None:
-    if not passive:  # which only asks whether it is there
-        name = getattr(result, "queue", None) or queue
-        keep(connection, pika.telemetry, Connection).declared(name, bool(exclusive), bool(auto_delete))

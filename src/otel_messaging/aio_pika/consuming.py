@@ -1,4 +1,4 @@
-"""Callbacks, and what is the same for all messages of a queue."""
+"""Callbacks, and the queues that are declared for them."""
 
 from __future__ import annotations
 
@@ -6,131 +6,29 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from otel_messaging.core import vocabulary as v
-from otel_messaging.core.cache import Cache
-from otel_messaging.core.safety import report
 from otel_messaging.instrumentation.loops import handle
+from otel_messaging.instrumentation.state import keep
 
-from .readers import consumed_from, describe, fold, identify, time_waited
+from .connections import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.context import Context
-
     from otel_messaging.core.delivery import Delivery
-    from otel_messaging.core.operations import Moment, Operation, Pull
-    from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import AioPika
+    from .sources import Source
 
 
-class Source:
-    """What is kept for the consumers of a queue.
-
-    Args:
-        telemetry: the telemetry in force.
-        queue: its name.
-        facts: what is known of its server.
-        temporary: whether it does not last.
-    """
-
-    def __init__(self, telemetry: Telemetry, queue: str, facts: v.Facts, temporary: bool = False) -> None:
-        self.telemetry = telemetry
-        self._queue = queue
-        self._facts = facts
-        self._temporary = temporary
-        self._operations: Cache[tuple[Any, Any], Operation] = Cache()
-        self._pulls: Cache[tuple[Any, Any], Pull] = Cache()
-
-    def operation(self, exchange: Any, routing_key: Any) -> Operation:
-        """What is the same for all messages with a routing key."""
-        operation = self._operations.get((exchange, routing_key))
-        if operation is None:
-            operation = self.telemetry.operation(v.DELIVER, "process", *self._routed(exchange, routing_key))
-            self._operations.put((exchange, routing_key), operation)
-        return operation
-
-    def hand_out(self, message: Any, properties: Any, body: bytes, identity: Any) -> Delivery | None:
-        """The application has a message.
-
-        Args:
-            message: where it was routed: the transport's message, or the library's.
-            properties: what has its headers and ids: the transport's properties, or the library's message.
-            body: its body.
-            identity: what tells it from others.
-        """
-        context = self.telemetry.active_context()
-        if context is None:
-            return None
-        headers = fold(properties.headers)
-        known = describe(message, properties, body, headers)
-        operation = self.operation(message.exchange, message.routing_key)
-        waited = None if properties.timestamp is None else time_waited(properties.timestamp)
-        delivery = self.telemetry.deliver(operation, known, headers, identity, context, waited)
-        if delivery is not None and properties.reply_to:
-            delivery.reply_to = properties.reply_to
-        return delivery
-
-    def pull(self, message: Any, context: Context, began: Moment) -> Delivery | None:
-        """The application has a message that it has asked for.
-
-        Args:
-            message: the library's.
-            context: the current context.
-            began: when it was asked for.
-        """
-        pull = self._pull(message.exchange, message.routing_key)
-        headers = fold(message.headers)
-        known = describe(message, message, message.body, headers)
-        if pull.receive is not None:
-            self.telemetry.receive(pull.receive, known, [((), headers)], context, began)
-        waited = None if message.timestamp is None else time_waited(message.timestamp)
-        delivery = self.telemetry.deliver(pull.handle, known, headers, identify(message), context, waited)
-        if delivery is not None and message.reply_to:
-            delivery.reply_to = message.reply_to
-        return delivery
-
-    def asking(self, verb: str) -> Operation:
-        """To ask for a message that never comes, of which one knows nothing but the queue.
-
-        Args:
-            verb: the library's own word for it.
-        """
-        destination = consumed_from("", "", self._queue, self.telemetry.vocabulary.semconv, self._temporary)
-        return self.telemetry.operation(v.RECEIVE, verb, destination, self._facts)
-
-    def _pull(self, exchange: Any, routing_key: Any) -> Pull:
-        pull = self._pulls.get((exchange, routing_key))
-        if pull is None:
-            pull = self.telemetry.pull("get", *self._routed(exchange, routing_key))
-            self._pulls.put((exchange, routing_key), pull)
-        return pull
-
-    def _routed(self, exchange: Any, routing_key: Any) -> tuple[v.Destination, v.Facts]:
-        """The destination of messages that were routed so, and what is known of all of them."""
-        composed = self.telemetry.vocabulary.semconv
-        destination = consumed_from(exchange or "", routing_key or "", self._queue, composed, self._temporary)
-        return destination, (*self._facts, (v.RABBITMQ_ROUTING_KEY, routing_key or None))
-
-
-def wrap_basic_consume(pika: AioPika, consume: Callable[..., Any]) -> Callable[..., Any]:
+def consumes(pika: AioPika, channel: Any, queue: Any, consumer_callback: Any) -> tuple[None, Any]:
     """`aiormq.Channel.basic_consume` is given the queue's name and what will be called with each message.
 
     Here every kind of callback looks the same, and a consumer that is restored after a reconnect passes again.
     """
-
-    async def wrapper(self: Any, queue: Any, consumer_callback: Any, *args: Any, **kwargs: Any) -> Any:
-        callback = consumer_callback
-        try:
-            if pika.telemetry.enabled and _is_application(callback):
-                source = pika.source(queue, self.connection)
-                callback = partial(handle, partial(_deliver, source, callback), callback)
-        except Exception as error:
-            report("Channel.basic_consume", error)
-        return await consume(self, queue, callback, *args, **kwargs)
-
-    return wrapper
+    if not pika.telemetry.enabled or not _is_application(consumer_callback):
+        return None, consumer_callback
+    source = pika.source(queue, channel.connection)
+    return None, partial(handle, partial(_deliver, source, consumer_callback), consumer_callback)
 
 
 def _is_application(callback: Any) -> bool:
@@ -152,14 +50,26 @@ def _is_reply(owner: Any, method: Any) -> bool:
 
 def _deliver(source: Source, consumer: Any, message: Any) -> Delivery | None:
     """The application is about to be called with a message."""
-    try:
-        routed = message.delivery  # its own properties ask each time what it is
-        identity = (message.channel, routed.delivery_tag)
-        delivery = source.hand_out(routed, message.header.properties, message.body, identity)
-        if delivery is not None and source.telemetry.consume_hook is not None:
-            incoming = sys.modules["aio_pika.message"].IncomingMessage(message, **consumer.keywords)
-            source.telemetry.tell_consume_hook(delivery, incoming)
-        return delivery
-    except Exception as error:
-        report("delivering a RabbitMQ message", error)
+    routed = message.delivery  # its own properties ask each time what it is
+    identity = (message.channel, routed.delivery_tag)
+    delivery = source.hand_out(routed, message.header.properties, message.body, identity)
+    if delivery is not None and source.telemetry.consume_hook is not None:
+        incoming = sys.modules["aio_pika.message"].IncomingMessage(message, **consumer.keywords)
+        source.telemetry.tell_consume_hook(delivery, incoming)
+    return delivery
+
+
+def declares(
+    pika: AioPika, channel: Any, queue: str, passive: bool, exclusive: bool, auto_delete: bool
+) -> Callable[[str], None] | None:
+    """`aiormq.Channel.queue_declare` tells which queues are the connection's own, also anew after a reconnect."""
+    if passive or not pika.telemetry.enabled:  # the former only asks whether it is there
         return None
+    connection = keep(channel.connection, pika.telemetry, Connection)
+    return lambda name: connection.declared(name or queue, bool(exclusive), bool(auto_delete))
+
+
+def declared(tell: Callable[[str], None], result: Any) -> Any:
+    """A queue was declared, which the broker may have named."""
+    tell(getattr(result, "queue", ""))
+    return result

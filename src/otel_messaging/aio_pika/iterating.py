@@ -9,12 +9,16 @@ import wrapt
 
 from otel_messaging.core.finalizers import finalizer
 from otel_messaging.core.operations import Moment
-from otel_messaging.core.safety import guard, report
+from otel_messaging.core.safety import guard
 from otel_messaging.instrumentation.loops import AsyncLoop, Shared, shared_since
+from otel_messaging.instrumentation.nested_calls import EnclosingCall
+from otel_messaging.instrumentation.settling import settled, settling_failed
 from otel_messaging.instrumentation.state import find, keep
+from otel_messaging.instrumentation.wrapping import around
 
+from .adapter import giving_back
+from .pulling import tell_failure
 from .readers import identify
-from .settling import giving_back, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from otel_messaging.instrumentation.loops import Held
 
     from .adapter import AioPika
-    from .consuming import Source
+    from .sources import Source
 
 
 class _Iterated:
@@ -59,95 +63,70 @@ class _Iterated:
         guard("QueueIterator", self.shared.close)
 
 
-def wrap_anext(pika: AioPika, advance: Callable[..., Any]) -> Callable[..., Any]:
+def asks_iterator(pika: AioPika, iterator: Any) -> tuple[AioPika, Any, Held | None, int]:
     """`QueueIterator.__anext__` hands out one message, which is handled until the next is asked for."""
-
-    async def wrapper(self: Any) -> Any:
-        held, began = None, time_ns()
-        try:
-            state = find(self)
-            if state is not None:
-                held = state.shared.asked()
-        except Exception as error:
-            report("QueueIterator.__anext__", error)
-        try:
-            message = await advance(self)
-        except BaseException as error:
-            guard("QueueIterator.__anext__", pika.failed, "consume", self._amqp_queue, error, Moment.since(began))
-            raise
-        try:
-            if pika.telemetry.enabled:
-                keep(self, pika.telemetry, _Iterated).hand_out(pika, message, held)
-        except Exception as error:
-            report("QueueIterator.__anext__", error)
-        return message
-
-    return wrapper
+    state = find(iterator)
+    return pika, iterator, None if state is None else state.shared.asked(), time_ns()
 
 
-def wrap_aiter(pika: AioPika, iterate: Callable[..., Any]) -> Callable[..., Any]:
+def iterator_gave(asking: tuple[AioPika, Any, Held | None, int], message: Any) -> Any:
+    """The application has a message."""
+    pika, iterator, held, _ = asking
+    if pika.telemetry.enabled:
+        keep(iterator, pika.telemetry, _Iterated).hand_out(pika, message, held)
+    return message
+
+
+def iterator_failed(asking: tuple[AioPika, Any, Held | None, int], error: BaseException) -> None:
+    """There is no message, which mostly is the end of the loop."""
+    pika, iterator, _, began = asking
+    tell_failure(pika, "consume", iterator._amqp_queue, error, Moment.since(began))
+
+
+def if_enabled(pika: AioPika, iterator: Any) -> tuple[AioPika, Any] | None:
+    """What is to be done when the call has returned is done only if instrumentation is on."""
+    return (pika, iterator) if pika.telemetry.enabled else None
+
+
+def loops_over(begun: tuple[AioPika, Any], iterator: Any) -> Any:
     """`async for` gets an iterator of its own, which it lets go of when the loop is left."""
-
-    def wrapper(self: Any) -> Any:
-        iterator = iterate(self)
-        try:
-            if pika.telemetry.enabled and not isinstance(iterator, AsyncLoop) and hasattr(iterator, "_amqp_queue"):
-                return keep(iterator, pika.telemetry, _Iterated).shared.loop(iterator)
-        except Exception as error:
-            report("QueueIterator.__aiter__", error)
+    pika, _ = begun
+    if isinstance(iterator, AsyncLoop) or not hasattr(iterator, "_amqp_queue"):
         return iterator
+    return keep(iterator, pika.telemetry, _Iterated).shared.loop(iterator)
 
-    return wrapper
 
-
-def wrap_aenter(pika: AioPika, enter: Callable[..., Any]) -> Callable[..., Any]:
+def enters(begun: tuple[AioPika, Any], entered: Any) -> Any:
     """`QueueIterator.__aenter__`: its block will show the exceptions that leave a loop in it."""
-
-    async def wrapper(self: Any) -> Any:
-        entered = await enter(self)
-        try:
-            if pika.telemetry.enabled:
-                keep(self, pika.telemetry, _Iterated).shared.enter()
-        except Exception as error:
-            report("QueueIterator.__aenter__", error)
-        return entered
-
-    return wrapper
+    pika, iterator = begun
+    keep(iterator, pika.telemetry, _Iterated).shared.enter()
+    return entered
 
 
-def wrap_aexit(_pika: AioPika, leave: Callable[..., Any]) -> Callable[..., Any]:
+def exits(_pika: AioPika, iterator: Any, exc_val: BaseException | None) -> None:
     """`QueueIterator.__aexit__`: the exception that passes is the one that handling a message raised."""
-
-    async def wrapper(self: Any, kind: Any, error: Any, trace: Any) -> Any:
-        try:
-            state = find(self)
-            if state is not None:
-                state.shared.exit(error)
-        except Exception as failure:
-            report("QueueIterator.__aexit__", failure)
-        return await leave(self, kind, error, trace)
-
-    return wrapper
+    state = find(iterator)
+    if state is not None:
+        state.shared.exit(exc_val)
 
 
-def wrap_close(_pika: AioPika, close: Callable[..., Any]) -> Callable[..., Any]:
+def _closes(_pika: AioPika, iterator: Any, _: tuple[Any, ...] = ()) -> EnclosingCall:
+    """The arguments, up to 9.3, are those of a channel that closes, which is no end of a loop's body."""
+    state = find(iterator)
+    if state is not None and not _:
+        guard("QueueIterator.close", state.shared.close)
+    return EnclosingCall(giving_back)
+
+
+def wrap_close(pika: AioPika, close: Callable[..., Any]) -> Callable[..., Any]:
     """`QueueIterator.close` ends the handling of the last message.
 
-    Up to 9.3 it is the queue's callback too, called with arguments when the channel closes, which is no end of a loop's
-    body; and it is looked up among the callbacks by equality. So its replacement must equal the original.
+    Up to 9.3 it is the queue's callback too, called with arguments when the channel closes; and it is looked up among
+    the callbacks by equality. So its replacement must equal the original, which a proxy of it does.
     """
-
-    async def closing(self: Any, args: Any, kwargs: Any) -> Any:
-        try:
-            state = find(self)
-            if state is not None and not args:
-                state.shared.close()
-        except Exception as error:
-            report("QueueIterator.close", error)
-        with marked(giving_back):
-            return await close(self, *args, **kwargs)
+    replacement = around(_closes, settled, settling_failed)(pika, close)
 
     def wrapper(_wrapped: Any, self: Any, args: Any, kwargs: Any) -> Any:
-        return closing(self, args, kwargs)
+        return replacement(self, *args, **kwargs)
 
     return wrapt.FunctionWrapper(close, wrapper)

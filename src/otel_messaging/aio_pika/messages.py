@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_messaging.core.contexts import get_current
 from otel_messaging.core.requests import Incoming
 
-from .consuming import Source
 from .readers import describe, fold, identify
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ def read(pika: AioPika, message: Any) -> Incoming:
         operation = delivery.operation
     else:
         delivery = None
-        operation = source_of(pika, message).operation(message.exchange, message.routing_key)
+        operation = pika.source_of(message).operation(message.exchange, message.routing_key)
     headers = fold(message.headers)
     return Incoming(
         destination=operation.destination,
@@ -39,19 +37,3 @@ def read(pika: AioPika, message: Any) -> Incoming:
         delivery=delivery,
         reply_to=message.reply_to or None,
     )
-
-
-def source_of(pika: AioPika, message: Any) -> Source:
-    """Where a message has come from: our callbacks know it, and an iterator knows its queue.
-
-    Through the default exchange the routing key is the queue's name.
-    """
-    channel = message._IncomingMessage__channel
-    callback = channel.consumers.get(message.consumer_tag)
-    callback = getattr(callback, "__wrapped__", callback)
-    given = callback.args[0] if isinstance(callback, partial) and callback.args else None
-    if isinstance(given, partial) and given.args and isinstance(given.args[0], Source):
-        return given.args[0]
-    queue = getattr(getattr(given, "__self__", None), "_amqp_queue", None)
-    name = queue.name if queue is not None else "" if message.exchange else message.routing_key
-    return pika.source(name or "", channel.connection)

@@ -12,24 +12,21 @@ from otel_messaging.core.cache import Cache
 from otel_messaging.core.operations import Failure
 from otel_messaging.core.propagation import fields
 from otel_messaging.core.requests import PublishRequest
-from otel_messaging.core.safety import report
 from otel_messaging.instrumentation.state import ATTRIBUTE, keep
 
 from .connections import Connection
 from .limits import FLAT, PER_CHARACTER, PER_MESSAGE, PER_VALUE, fits
 from .readers import address, assigned_id, fold, published_to, server, transport, wishes
-from .rpc import at_work, end
+from .rpc import Reply, at_work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from opentelemetry.context import Context
 
     from otel_messaging.core.operations import Operation, Publication
     from otel_messaging.core.telemetry import Telemetry
 
     from .adapter import AioPika
-
+    from .rpc import Call
 
 _DIRECT_REPLY = "amq.rabbitmq.reply-to."
 _UNROUTABLE = "returned by the broker: {text}"
@@ -76,7 +73,7 @@ class Exchange:
         connection, temporary = transport(exchange), False
         if connection is not None:
             state = keep(connection, self.telemetry, Connection)
-            state.exchanges.add(self)
+            state.publishers.add(self)
             common, temporary = state.facts, state.is_temporary(named)
         else:
             common = ((v.SYSTEM, "rabbitmq"), *server(address(exchange)))
@@ -86,59 +83,72 @@ class Exchange:
         return self._operations.put((verb, routing_key), operation)
 
 
-def wrap_publish(  # noqa: C901 (per message: a call would cost more than the branch it hides)
-    pika: AioPika, publish: Callable[..., Any]
-) -> Callable[..., Any]:
+Sending = tuple["Publication | None", Any, str]
+"""A message that is to be ended, its exchange, and its routing key."""
+
+
+def publishes(
+    pika: AioPika, exchange: Any, message: Any, routing_key: Any, mandatory: Any, immediate: Any, timeout: Any
+) -> Sending | None:
     """`Exchange.publish` is where every message leaves, those of the patterns too."""
-    from aiormq.exceptions import PublishError
-    from pamqp.commands import Basic
-
-    taken = Basic.Ack  # the most usual answer
-
     telemetry = pika.telemetry
+    context = telemetry.outgoing()
+    if context is None or not isinstance(routing_key, str):
+        return None
+    state = exchange.__dict__.get(ATTRIBUTE)
+    if state is None or state.telemetry is not telemetry:
+        state = keep(exchange, telemetry, Exchange)
+    begun: Publication | None
+    pattern = at_work.get()
+    if pattern is None or not pattern.concerns(message, routing_key):
+        begun = own = state.publish(message, routing_key, context)
+    else:
+        begun, own = _of_pattern(pattern, state, message, routing_key, context), None
+    if begun is not None and telemetry.publish_hook is not None:
+        arguments = {
+            "message": message,
+            "routing_key": routing_key,
+            "mandatory": mandatory,
+            "immediate": immediate,
+            "timeout": timeout,
+        }
+        telemetry.tell_publish_hook(begun, PublishRequest(exchange, exchange.name, arguments))
+    sending.set(begun)
+    return own, exchange, routing_key
 
-    async def wrapper(  # noqa: C901 (as above)
-        self: Any, message: Any, routing_key: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        begun: Publication | None
-        publication = None
-        try:
-            context = telemetry.outgoing()
-            if context is not None and isinstance(routing_key, str):
-                pattern = at_work.get()
-                if pattern is None or not pattern.concerns(message, routing_key):
-                    exchange = self.__dict__.get(ATTRIBUTE)
-                    if exchange is None or exchange.telemetry is not telemetry:
-                        exchange = keep(self, telemetry, Exchange)
-                    begun = publication = exchange.publish(message, routing_key, context)
-                else:
-                    begun = pika.pattern(pattern, self, message, routing_key, context)
-                if begun is not None and telemetry.publish_hook is not None:
-                    arguments = {"message": message, "routing_key": routing_key, **kwargs}
-                    telemetry.tell_publish_hook(begun, PublishRequest(self, self.name, arguments))
-                sending.set(begun)
-        except Exception as error:
-            report("Exchange.publish", error)
-        try:
-            if args or kwargs:
-                result = await publish(self, message, routing_key, *args, **kwargs)
-            else:
-                result = await publish(self, message, routing_key)
-        except BaseException as error:
-            end(publication, None if isinstance(error, PublishError) and _is_direct_reply(self, routing_key) else error)
-            raise
-        finally:
-            if sending.get() is not None:  # the transport was not reached
-                sending.set(None)
-        if publication is not None:
-            try:
-                failure = None if type(result) is taken else _returned(result, self, routing_key)
-                publication.end(failure, assigned_id(publication.sent))
-            except Exception as error:
-                report("Exchange.publish", error)
-        return result
 
-    return wrapper
+def _of_pattern(
+    pattern: Call | Reply, exchange: Exchange, message: Any, routing_key: str, context: Context
+) -> Publication | None:
+    """A pattern of the library publishes a message: a call, which it ends itself, or a reply."""
+    if isinstance(pattern, Reply):
+        if message.type == "error":
+            pattern.fail(Failure("error", "answered with an error"), unless_failed=True)
+        return None
+    pattern.publication = exchange.publish(message, routing_key, context, "call")
+    return pattern.publication
+
+
+def published(sent: Sending, result: Any) -> Any:
+    """The broker has the message, or has returned it."""
+    own, exchange, routing_key = sent
+    if sending.get() is not None:  # the transport was not reached
+        sending.set(None)
+    if own is not None:
+        own.end(_returned(result, exchange, routing_key), assigned_id(own.sent))
+    return result
+
+
+def publish_failed(sent: Sending, error: BaseException) -> None:
+    """The message may not have been sent."""
+    from aiormq.exceptions import PublishError
+
+    own, exchange, routing_key = sent
+    if sending.get() is not None:  # as above
+        sending.set(None)
+    if own is not None:
+        is_sent = isinstance(error, PublishError) and _is_direct_reply(exchange, routing_key)
+        own.end(None if is_sent else error, assigned_id(own.sent))
 
 
 def _returned(result: Any, exchange: Any, routing_key: str) -> Failure | None:
@@ -158,20 +168,12 @@ def _is_direct_reply(exchange: Any, routing_key: str) -> bool:
     return not exchange.name and routing_key.startswith(_DIRECT_REPLY)
 
 
-def wrap_basic_publish(_pika: AioPika, publish: Callable[..., Any]) -> Callable[..., Any]:
+def sends(_pika: AioPika, channel: Any, properties: Any) -> None:
     """`aiormq.Channel.basic_publish` has properties made for this one message, which may be changed."""
-
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        publication = sending.get()
-        if publication is not None:
-            sending.set(None)
-            try:
-                _complete(publication, kwargs.get("properties"), self.max_content_size)
-            except Exception as error:
-                report("Channel.basic_publish", error)
-        return await publish(self, *args, **kwargs)
-
-    return wrapper
+    publication = sending.get()
+    if publication is not None:
+        sending.set(None)
+        _complete(publication, properties, channel.max_content_size)
 
 
 def _complete(publication: Publication, properties: Any, room: int) -> None:

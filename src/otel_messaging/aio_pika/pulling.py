@@ -2,123 +2,75 @@
 
 from __future__ import annotations
 
-import asyncio
-import weakref
-from contextvars import Context as EmptyContext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from otel_messaging.core.safety import guard, report
-from otel_messaging.instrumentation.loops import watch
+from otel_messaging.core import vocabulary as v
+from otel_messaging.core.operations import Moment
+from otel_messaging.core.pulls import is_failure
+from otel_messaging.instrumentation.state import find, keep
+
+from .pulled import Pulled
+from .readers import address, identify, is_closed, server, transport
+from .sources import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from otel_messaging.core.delivery import Delivery
-    from otel_messaging.core.telemetry import Telemetry
-
     from .adapter import AioPika
-    from .readers import Identity
+
+Asking = tuple["AioPika", Any, Moment]
+"""The adapter, a queue, and when it was asked."""
 
 
-class _Got(NamedTuple):
-    """A message that was pulled, and by whom."""
+def asks(pika: AioPika, queue: Any) -> Asking | None:
+    """`Queue.get` gives one message, which is handled until it is settled or the next one is asked for.
 
-    delivery: Delivery
-    queue: str | None
-    """What gave it; None where nobody will settle it, so that whatever is asked next shows that it is handled."""
-    task: Callable[[], asyncio.Task[Any] | None]
-
-
-class Pulled:
-    """The messages that were pulled through a channel and are handled now."""
-
-    def __init__(self, pika: AioPika, telemetry: Telemetry, _channel: Any) -> None:
-        self.telemetry = telemetry
-        self._pika = pika
-        self._got: dict[Identity, _Got] = {}
-        self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
-        watch(self)
-
-    def hold(self, queue: str | None, delivery: Delivery, identity: Identity) -> None:
-        """The application has a message.
-
-        Args:
-            queue: what has given it; None where nobody will settle it.
-            delivery: its handling.
-            identity: what tells it from others.
-        """
-        self._got[identity] = _Got(delivery, queue, weakref.ref(asyncio.current_task()))
-        self._pika.pulled[identity] = self
-        channel = identity[0]
-        if channel not in self._watched:  # one of the transport, which is another after a reconnect
-            self._watched.add(channel)
-            channel.closing.add_done_callback(partial(self._closed, weakref.ref(channel)), context=EmptyContext())
-
-    def find(self, identity: Identity) -> Delivery | None:
-        """A message, while it is handled."""
-        got = self._got.get(identity)
-        return None if got is None else got.delivery
-
-    def asked(self, queue: str) -> None:
-        """A queue is asked for the next message: what it gave to the same task, or to tasks now over, is handled.
-
-        So is what nobody will settle, whichever queue it is from: some programs ask a new queue each time.
-        """
-        current = asyncio.current_task()
-        for identity, got in tuple(self._got.items()):
-            task = got.task()
-            if got.queue in (queue, None) and (task is None or task is current or task.done()):
-                self._end(identity)
-
-    def settled(self, identity: Identity, multiple: bool) -> None:
-        """The broker was told what became of a message, or of all up to it."""
-        self._end(identity)
-        if multiple:
-            channel, tag = identity
-            for other in tuple(self._got):
-                if other[0] is channel and other[1] <= tag:
-                    self._end(other)
-
-    def switch_off(self, telemetry: Telemetry) -> None:
-        """Instrumentation is switched off, perhaps in another task."""
-        if self.telemetry is telemetry:
-            for identity in tuple(self._got):
-                self._end(identity)
-
-    def _closed(self, channel: Callable[[], Any], _closing: Any) -> None:
-        gone = channel()
-        for identity in tuple(self._got):
-            if identity[0] is gone or gone is None:
-                self._end(identity)
-
-    def _end(self, identity: Identity) -> None:
-        self._pika.pulled.pop(identity, None)
-        got = self._got.pop(identity, None)
-        if got is not None:
-            got.delivery.end()
+    What the queue gave to the same task before is handled now.
+    """
+    state = find(queue.channel)
+    if state is not None:
+        state.asked(queue.name)
+    return (pika, queue, Moment.now()) if pika.telemetry.active_context() is not None else None
 
 
-def wrap_get(pika: AioPika, get: Callable[..., Any]) -> Callable[..., Any]:
-    """`Queue.get` gives one message, which is handled until it is settled or the next one is asked for."""
-
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        began = None
-        try:
-            began = pika.asks(self)
-        except Exception as error:
-            report("Queue.get", error)
-        try:
-            message = await get(self, *args, **kwargs)
-        except BaseException as error:
-            if began is not None:
-                guard("Queue.get", pika.failed, "get", self, error, began)
-            raise
-        try:
-            if began is not None and message is not None:
-                pika.got(self, message, began)
-        except Exception as error:
-            report("Queue.get", error)
+def got(asking: Asking, message: Any) -> Any:
+    """A queue has given one message, or None if it has none."""
+    pika, queue, began = asking
+    context = pika.telemetry.active_context()
+    if context is None or message is None:
         return message
+    source = pika.source(queue.name, message._IncomingMessage__channel.connection)
+    delivery = source.pull(message, context, began)
+    if delivery is None:
+        return message
+    if not delivery.done:
+        pulled = keep(queue.channel, pika.telemetry, partial(Pulled, pika.pulled))
+        pulled.hold(None if message.processed else queue.name, delivery, identify(message))
+    pika.telemetry.tell_consume_hook(delivery, message)
+    return message
 
-    return wrapper
+
+def got_none(asking: Asking, error: BaseException) -> None:
+    """Asking a queue has raised an exception."""
+    pika, queue, began = asking
+    tell_failure(pika, "get", queue, error, began)
+
+
+def tell_failure(pika: AioPika, verb: str, queue: Any, error: BaseException, began: Moment) -> None:
+    """Asking a queue for messages has raised an exception.
+
+    Args:
+        pika: the adapter.
+        verb: the library's own word for it.
+        queue: the queue.
+        error: the exception.
+        began: when it was asked.
+    """
+    context = pika.telemetry.active_context()
+    if context is None or not is_failure(error, is_closed(queue)):
+        return
+    connection = transport(queue)
+    if connection is not None:
+        source = pika.source(queue.name, connection)
+    else:
+        source = Source(pika.telemetry, queue.name, ((v.SYSTEM, "rabbitmq"), *server(address(queue))))
+    pika.telemetry.receive(source.asking(verb), (), (), context, began, error)

@@ -19,7 +19,7 @@ class PublishRequest:
     Attributes:
         client: what sends it: a ``KafkaProducer``, an aio-pika ``Exchange``, a NATS client or JetStream context.
         destination: topic, exchange or subject.
-        arguments: the application's own arguments, under the library's own names. Change nothing in it.
+        arguments: the call's arguments, under the library's own names, those with defaults too. Change nothing in it.
     """
 
     client: Any
