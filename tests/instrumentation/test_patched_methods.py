@@ -26,7 +26,7 @@ INSTRUMENTORS = {
 }
 NAMES = ("__name__", "__qualname__", "__doc__", "__module__", "__annotations__")
 DEFAULTS = ("__defaults__", "__kwdefaults__")
-COMPILED = {"nats-py"}
+COMPILED = {"aio-pika", "nats-py"}
 """The libraries whose replacements have the parameters of the originals, all of them."""
 
 

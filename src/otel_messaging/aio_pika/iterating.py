@@ -34,7 +34,7 @@ class _Iterated:
     """What is kept for an iterator over a queue."""
 
     def __init__(self, telemetry: Telemetry, iterator: Any) -> None:
-        self.shared = Shared()  # first: the finalizer needs it, whatever fails here
+        self.shared = Shared()  # first: the finalizer needs it, whatever fails behind this
         self.telemetry = telemetry
         self.shared = shared_since(find(iterator))  # which loops have
         self._queue = iterator._amqp_queue
@@ -60,7 +60,10 @@ class _Iterated:
     @finalizer
     def __del__(self) -> None:
         """The iterator is collected, and cannot be asked for the next message any more."""
-        guard("QueueIterator", self.shared.close)
+        guard("QueueIterator", self._close)  # all of it: to make this object may have failed, before it had `shared`
+
+    def _close(self) -> None:
+        self.shared.close()
 
 
 def asks_iterator(pika: AioPika, iterator: Any) -> tuple[AioPika, Any, Held | None, int]:
