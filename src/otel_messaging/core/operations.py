@@ -13,6 +13,7 @@ from opentelemetry.trace import Status, StatusCode
 from . import safety
 from . import vocabulary as v
 from .finalizers import finalizing, is_finalizing, put_aside
+from .otel_private import METER_PROVIDER, METERS
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram
@@ -107,6 +108,7 @@ class Reporting(Protocol):
 
     vocabulary: v.Vocabulary
     publish_hook: Any
+    metered: bool
 
     def is_metered(self) -> bool:
         """Return whether anybody collects metrics."""
@@ -167,9 +169,8 @@ class Running:
         self._open = False
         try:
             span, ended = self.span, None
-            if self.operation.metrics and (
-                self._telemetry.is_metered()
-            ):  # before the span ends: processors and exporters take their time
+            if self.operation.metrics and (self._telemetry.metered or METERS.get(METER_PROVIDER, 0) is not None):
+                # Before the span ends: processors and exporters take their time.
                 ended = time.perf_counter() if stopped is None else stopped.clock
             try:
                 if span.is_recording():

@@ -32,9 +32,13 @@ reset_variable: Callable[[Any], None] | None = None if _variable is None else _v
 """Give a token back, which raises in any other task or thread; None where there is no such variable."""
 
 
+METERS, METER_PROVIDER = vars(meters), "_METER_PROVIDER"
+"""Where the API keeps its meter provider: what is called per message looks itself, without a call."""
+
+
 def has_meter_provider() -> bool:
     """Return whether the program has set a meter provider."""
-    return getattr(meters, "_METER_PROVIDER", 0) is not None
+    return METERS.get(METER_PROVIDER, 0) is not None
 
 
 def parts_of(propagator: TextMapPropagator) -> Sequence[TextMapPropagator]:

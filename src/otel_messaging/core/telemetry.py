@@ -33,7 +33,7 @@ from .delivery import Delivery, without_ended
 from .finalizers import aside, end_aside, finalizing, is_finalizing
 from .metrics import Metrics, meter_of
 from .operations import UNTOLD, Failure, Moment, Operation, Publication, Pull, Running, Settlement, error_type_of
-from .otel_private import has_meter_provider, has_no_sdk
+from .otel_private import METER_PROVIDER, METERS, has_meter_provider, has_no_sdk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +83,7 @@ class Telemetry:
         self.consume_hook = consume_hook
         scope, schema = f"otel_messaging.{library}", self.vocabulary.schema_url
         self._global = tracer_provider is None and meter_provider is None
-        self._metered = meter_provider is not None
+        self.metered = meter_provider is not None
         self._queue_time = self._keys[v.QUEUE_TIME] if settings.queue_time else None
         self._linkless = not self.vocabulary.semconv
         self._capture = Capture(settings.capture_headers) if settings.capture_headers else None
@@ -142,7 +142,7 @@ class Telemetry:
 
     def is_metered(self) -> bool:
         """Whether anybody collects metrics, which the API does not tell."""
-        return self._metered or has_meter_provider()
+        return self.metered or has_meter_provider()
 
     def operation(self, action: v.Action, verb: str, destination: v.Destination, facts: v.Facts) -> Operation:
         """Prepare an operation.
@@ -334,7 +334,11 @@ class Telemetry:
             span = self._tracer.start_span(operation.name, parent, operation.kind, attributes, links)
         except CancelledError as error:
             raise safety.PlainError(_CANCELLED) from error
-        if waited is not None and operation.waiting is not None and (self._metered or has_meter_provider()):
+        if (
+            waited is not None
+            and operation.waiting is not None
+            and (self.metered or METERS.get(METER_PROVIDER, 0) is not None)
+        ):
             operation.waiting[0].record(waited, operation.waiting[1], Context({SPAN: span}))
         delivery = Delivery(self, operation, span, message, context)
         if self._current:

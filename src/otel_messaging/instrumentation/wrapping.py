@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ARGUMENTS = "arguments"
 """A parameter of this name is given all of the call's arguments, by their names."""
 
-# Names of ours begin with an underscore: `_Method` makes sure that the method has no parameter like that.
+# Names of ours begin with an underscore: `Method` makes sure that the method has no parameter like that.
 _TEMPLATE = """\
 {define} {name}({parameters}):
     _token = None
