@@ -13,8 +13,9 @@ import otel_messaging
 
 OURS = str(Path(otel_messaging.__file__).parent)
 BARE = {
-    # What reports is trusted not to fail, and so is what the interpreter runs when it lets go of an object.
-    "report", "guard", "_log", "_origin", "is_finalizing", "finalizer", "__del__",
+    # What reports is trusted not to fail, and so is what the interpreter runs when it lets go of an object, or collects
+    # garbage: that is told of nowhere but on stderr.
+    "report", "guard", "_log", "_origin", "is_finalizing", "finalizer", "__del__", "_watch_collector",
     # What stands in the place of the library's own: a replacement itself, an iterator's step, a callback.
     "wrapper", "handle", "__iter__", "__aiter__", "__next__", "__anext__", "__getattr__", "__class__",
     "__hash__", "__eq__", "__aenter__", "__aexit__",
