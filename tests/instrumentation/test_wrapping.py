@@ -154,6 +154,20 @@ def test_wrong_arguments_for_what_another_package_has_wrapped_are_its_own_matter
     assert call(made, 1, x=2) == ((1,), {"x": 2})
 
 
+def test_what_somebody_has_put_there_without_a_signature_is_read_as_the_librarys_method():
+    seen = []
+
+    def before(adapter, owner, topic, value=b"", headers=None, *, since_later=7):
+        seen.append((topic, value, since_later))
+        return "token", ["ours", headers]
+
+    made = replace(lambda self, *args, **kwargs: (args, kwargs), before, replaces="headers")
+    assert call(made, "a", b"x", 1) == (("a", b"x", ["ours", 1]), {})
+    assert call(made, topic="a", other=2) == ((), {"topic": "a", "other": 2, "headers": ["ours", None]})
+    assert call(made) == ((), {})
+    assert seen == [("a", b"x", 7), ("a", b"", 7)]
+
+
 def test_a_method_without_what_ours_cannot_do_without_is_not_replaced():
     with pytest.raises(safety.PlainError, match=r"Client\.bare has no parameter 'topic'"):
         replace(Client.bare, lambda adapter, owner, topic: None)

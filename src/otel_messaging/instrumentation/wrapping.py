@@ -78,7 +78,9 @@ def around(
 
     Args:
         before: called with the adapter, the method's object, and those of the method's arguments that it has a
-            parameter of the same name for. One that the installed version's method lacks has its default. It returns a
+            parameter of the same name for. One that the installed version's method lacks has its default. Where
+            somebody has put a method there that takes anything, its parameters are the method's: so they begin as
+            those of the library's method, with the same defaults. It returns a
             token, or None where nothing is to be done after the call; with ``replaces`` a pair of that and what to call
             the method with.
         after: called with the token and the method's result. Returns what the application gets.
@@ -145,8 +147,6 @@ class Method:
             "_guard": safety.guard,
             "_mistakes": safety.MISTAKES,
         }
-        if replaces and replaces not in signature.parameters:
-            raise safety.PlainError(f"{inner.__qualname__} has no parameter {replaces!r}")
 
     def _is_plain(self) -> bool:
         names = [parameter.name for parameter in self._parameters]
@@ -163,17 +163,22 @@ class Method:
             PlainError: the method lacks a parameter that the function cannot do without.
         """
         expressions = []
-        for parameter in list(inspect.signature(function).parameters.values())[after:]:
+        parameters = list(inspect.signature(function).parameters.values())[after:]
+        if _takes_anything(self._parameters):
+            self._read_as(parameters)
+        for parameter in parameters:
             name = parameter.name
             if name in self._signature.parameters:
-                expressions.append(self._expression(name))
+                expression = self._expression(name)
             elif name == ARGUMENTS:
-                expressions.append(self._all())
+                expression = self._all()
             elif parameter.default is Parameter.empty:
                 raise safety.PlainError(f"{self._inner.__qualname__} has no parameter {name!r}")
             else:
-                self._namespace[f"_without_{name}"] = parameter.default
-                expressions.append(f"_without_{name}")
+                expression = f"_without_{name}"
+                self._namespace[expression] = parameter.default
+            is_named = parameter.kind is Parameter.KEYWORD_ONLY
+            expressions.append(f"{name}={expression}" if is_named else expression)
         return expressions
 
     def replacement(self, blocks: Blocks, **namespace: Any) -> Callable[..., Any]:
@@ -184,7 +189,9 @@ class Method:
             **namespace: what that refers to.
         """
         is_async, replaces = inspect.iscoroutinefunction(self._inner), self._replaces
-        name = self._inner.__name__
+        if replaces and replaces not in self._signature.parameters:
+            raise safety.PlainError(f"{self._inner.__qualname__} has no parameter {replaces!r}")
+        name = self._inner.__name__ if self._exact else "method"  # a lambda's is no identifier
         begin = blocks.begin
         if not self._exact:
             if replaces:
@@ -207,6 +214,13 @@ class Method:
         exec(compile(source, file, "exec"), self._namespace)
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for tracebacks
         return self._namespace[name]  # type: ignore[no-any-return]
+
+    def _read_as(self, parameters: list[Parameter]) -> None:
+        """Somebody has put a method there that hands all on: its arguments are read by the parameters of ours."""
+        read = [*self._parameters, *parameters]
+        self._parameters = sorted(read, key=lambda parameter: parameter.kind)
+        self._signature = inspect.Signature(self._parameters)
+        self._exact = False
 
     def _expression(self, name: str) -> str:
         return name if self._exact else f"_named[{name!r}]"
@@ -258,6 +272,11 @@ class Method:
         if index < len(args) and self._replaces not in kwargs:
             return (*args[:index], value, *args[index + 1 :]), kwargs
         return args, {**kwargs, self._replaces: value}
+
+
+def _takes_anything(parameters: list[Parameter]) -> bool:
+    kinds = [parameter.kind for parameter in parameters[1:]]
+    return kinds == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD]
 
 
 class _Name:
