@@ -106,7 +106,7 @@ def test_optimized_and_isolated_from_the_users_packages(start, python, expect_on
 
 NAMES = "import sys; print(*sorted(name for name in sys.modules if name.startswith('otel_messaging.')))"
 NEEDED = {
-    *("core", "core.finalizers", "core.safety", "core.settings"),
+    *("core", "core.finalizers", "core.fork", "core.safety", "core.settings"),
     *(f"instrumentation{name}" for name in ("", ".conflicts", ".instrumentor", ".lazy_imports")),
 }
 

@@ -94,7 +94,16 @@ class _Collector:
 
 
 _collector = _Collector()
-_own = local()
+
+
+def _of_threads() -> Any:
+    """Return an object with attributes for each thread: not for each of gevent's greenlets, which are gone at exit."""
+    monkey = sys.modules.get("gevent.monkey")
+    kind = local if monkey is None else monkey.get_original("threading", "local")
+    return kind()
+
+
+_own = _of_threads()
 """What the collector did last in each thread, by the object that describes it."""
 
 

@@ -51,6 +51,8 @@ _FORMS: dict[Any, str] = {
     Parameter.KEYWORD_ONLY: "{0}={1}",
 }
 
+_REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
 
 class Blocks(NamedTuple):
     """What is ours in a replacement, as statements.
@@ -217,8 +219,8 @@ class Method:
 
     def _read_as(self, parameters: list[Parameter]) -> None:
         """Somebody has put a method there that hands all on: its arguments are read by the parameters of ours."""
-        read = [*self._parameters, *parameters]
-        self._parameters = sorted(read, key=lambda parameter: parameter.kind)
+        owner, rest = Parameter("self", Parameter.POSITIONAL_ONLY), [p for p in self._parameters if p.kind in _REST]
+        self._parameters = [owner, *sorted((*parameters, *rest), key=lambda parameter: parameter.kind)]
         self._signature = inspect.Signature(self._parameters)
         self._exact = False
 
@@ -275,8 +277,9 @@ class Method:
 
 
 def _takes_anything(parameters: list[Parameter]) -> bool:
-    kinds = [parameter.kind for parameter in parameters[1:]]
-    return kinds == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD]
+    """Whether a method has no parameter of its own but for the object, and takes all that there are."""
+    named = [parameter for parameter in parameters if parameter.kind not in _REST]
+    return len(named) <= 1 and len(parameters) - len(named) == len(_REST)
 
 
 class _Name:
