@@ -67,55 +67,12 @@ async def play(driver):
     return seen, driver.errors
 
 
-async def play_jetstream(driver):
-    """The same of what NATS has beside messages: replies, streams, lists, and stores."""
-    from nats.js.api import KeyValueConfig
-
-    client, name, seen = driver.client, driver.name(), []
-    jetstream = client.jetstream()
-    reply = await client.subscribe(f"{name}.ask", cb=answers)
-    seen.append((await client.request(f"{name}.ask", b"?", timeout=5)).data)
-    await reply.unsubscribe()
-    await jetstream.add_stream(name=name, subjects=[f"{name}.s"])
-    pulling = await jetstream.pull_subscribe(f"{name}.s", "reader")
-    seen += [(await jetstream.publish(f"{name}.s", b"%d" % number)).seq for number in range(3)]
-    for batch in (1, 2):
-        for message in await pulling.fetch(batch, timeout=5):
-            seen.append(message.data)
-            await message.ack()
-    await pulling.unsubscribe()
-    listener = await client.subscribe(name)
-    await client.publish(name, b"one")
-    seen.append((await listener.next_msg(timeout=5)).data)
-    await listener.unsubscribe()
-    bucket = await jetstream.create_key_value(KeyValueConfig(bucket=name.replace(".", "-"), history=2))
-    watcher = await bucket.watch("key")
-    seen.append(await watcher.updates(timeout=5))  # nothing is there
-    seen += [await bucket.put("key", b"value"), (await bucket.get("key")).value, await bucket.keys()]
-    seen.append((await watcher.updates(timeout=5)).value)
-    await watcher.stop()
-    await jetstream.delete_key_value(name.replace(".", "-"))
-    await jetstream.delete_stream(name)
-    return seen, driver.errors
-
-
-async def answers(message):
-    await message.respond(message.data)
-
-
-PLAYED = [(b"%d" % number, [("tenant", "a")]) for number in range(3)]
-JETSTREAM = [b"?", 1, 2, 3, b"0", b"1", b"2", b"one", None, 1, b"value", ["key"], b"value"]
-USES = [*((library, play, PLAYED) for library in WRAPPED), ("nats_py", play_jetstream, JETSTREAM)]
-
-
-@pytest.mark.parametrize(("library", "play", "expected"), USES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("library", WRAPPED)
 @pytest.mark.parametrize("kind", [ValueError, MemoryError])
-async def test_whatever_of_ours_fails_the_application_has_what_it_had(
-    connect, faults, lenient, recorder, kind, play, expected
-):
+async def test_whatever_of_ours_fails_the_application_has_what_it_had(connect, faults, lenient, recorder, kind):
     driver = await connect(consume_hook=lambda span, message: None, publish_hook=lambda span, request: None)
     usual = await play(driver)
-    assert usual == (expected, [])
+    assert usual == ([(b"%d" % number, [("tenant", "a")]) for number in range(3)], [])
     failed = []
     for code, name in list(faults.seen.items()):
         faults.code, faults.kind = code, kind
